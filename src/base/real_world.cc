@@ -1,0 +1,464 @@
+#include "base/real_world.h"
+
+#include <ifaddrs.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <sys/random.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <boost/asio/connect.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/ip/v6_only.hpp>
+#include <boost/asio/local/stream_protocol.hpp>
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/signal_set.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/write.hpp>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <thread>
+
+#include "base/log.h"
+
+namespace mooncake {
+namespace {
+
+namespace asio = boost::asio;
+using boost::system::error_code;
+using Tcp = asio::ip::tcp;
+using Local = asio::local::stream_protocol;
+
+Error FromAsio(const error_code& code, std::string context) {
+  if (code == asio::error::eof || code == asio::error::connection_reset || code == asio::error::broken_pipe) {
+    return Error{ErrorId::kConnectionClosed, std::move(context),
+                 code == asio::error::eof ? 0 : code.value()};
+  }
+  if (code == asio::error::operation_aborted || code == asio::error::bad_descriptor) {
+    return Error{ErrorId::kClosed, std::move(context), 0};
+  }
+  if (code == asio::error::connection_refused) return Error{ErrorId::kConnectRefused, std::move(context), code.value()};
+  if (code == asio::error::timed_out) return Error{ErrorId::kConnectTimeout, std::move(context), code.value()};
+  return Error{ErrorId::kNetwork, std::move(context), code.value()};
+}
+
+Tcp::endpoint ToAsio(const Endpoint& endpoint) {
+  const IpAddress& address = endpoint.address;
+  if (address.is_v4()) {
+    std::array<unsigned char, 4> bytes{};
+    std::memcpy(bytes.data(), address.bytes.data() + 12, bytes.size());
+    return {asio::ip::address_v4(bytes), endpoint.port};
+  }
+  return {asio::ip::address_v6(address.bytes, address.scope), endpoint.port};
+}
+
+Endpoint FromAsio(const Tcp::endpoint& endpoint) {
+  if (endpoint.address().is_v4()) return {IpAddress::V4(endpoint.address().to_v4().to_uint()), endpoint.port()};
+  Endpoint result;
+  const asio::ip::address_v6 v6 = endpoint.address().to_v6();
+  result.address.bytes = v6.to_bytes();
+  if (!result.address.is_v4()) result.address.scope = static_cast<std::uint32_t>(v6.scope_id());
+  result.port = endpoint.port();
+  return result;
+}
+
+class RealTimer final : public Timer {
+ public:
+  explicit RealTimer(const Executor& executor) : timer_(executor) {}
+  ~RealTimer() override { *generation_ += 1; }
+
+  void At(Instant when, std::function<void()> call) override {
+    const std::uint64_t mine = *generation_ += 1;
+    timer_.expires_at(when);
+    timer_.async_wait([mine, generation = generation_, call = std::move(call)](const error_code& code) {
+      if (!code && *generation == mine) call();
+    });
+  }
+  void Cancel() override {
+    *generation_ += 1;
+    timer_.cancel();
+  }
+
+ private:
+  asio::steady_timer timer_;
+  // Shared with the handler: an expired timer's handler may already be queued when the timer dies.
+  std::shared_ptr<std::uint64_t> generation_ = std::make_shared<std::uint64_t>(0);
+};
+
+class RealClock final : public Clock {
+ public:
+  Instant Now() override { return std::chrono::steady_clock::now(); }
+  WallTime WallNow() override { return std::chrono::system_clock::now(); }
+  std::unique_ptr<Timer> MakeTimer(const Executor& executor) override {
+    return std::make_unique<RealTimer>(executor);
+  }
+};
+
+class RealRandom final : public Random {
+ public:
+  std::uint64_t Next() override {
+    std::uint64_t bits = 0;
+    if (::getrandom(&bits, sizeof bits, 0) != sizeof bits) AssertionFailed("getrandom", __FILE__, __LINE__);
+    return bits;
+  }
+};
+
+class RealFiles final : public Files {
+ public:
+  Result<std::string> Read(const std::string& path, std::uint64_t bytes_max) override {
+    std::ifstream file(path, std::ios::binary);
+    if (!file) return Fail(ErrorId::kFileAccess, "cannot open " + path, errno);
+    std::error_code ignored;
+    if (std::filesystem::is_directory(path, ignored)) return Fail(ErrorId::kFileAccess, path + " is a directory");
+    std::string content;
+    std::array<char, 65536> block{};
+    while (file.read(block.data(), block.size()) || file.gcount() > 0) {
+      content.append(block.data(), static_cast<std::size_t>(file.gcount()));
+      if (content.size() > bytes_max) {
+        return Fail(ErrorId::kFileAccess, fmt::format("{} is larger than {} bytes", path, bytes_max));
+      }
+    }
+    return content;
+  }
+  Status Write(const std::string& path, std::string_view content) override {
+    const std::string beside = fmt::format("{}.{}.tmp", path, ::getpid());
+    {
+      std::ofstream file(beside, std::ios::binary | std::ios::trunc);
+      file.write(content.data(), static_cast<std::streamsize>(content.size()));
+      file.flush();
+      if (!file) {
+        const int cause = errno;
+        ::unlink(beside.c_str());
+        return Fail(ErrorId::kFileAccess, "cannot write " + path, cause);
+      }
+    }
+    if (::rename(beside.c_str(), path.c_str()) != 0) {
+      const int cause = errno;
+      ::unlink(beside.c_str());
+      return Fail(ErrorId::kFileAccess, "cannot replace " + path, cause);
+    }
+    return {};
+  }
+};
+
+// A connected socket of either kind (TCP or Unix).
+template <class Protocol>
+class RealStream final : public Stream {
+ public:
+  RealStream(typename Protocol::socket socket, Endpoint local, Endpoint remote)
+      : socket_(std::move(socket)), local_(local), remote_(remote) {}
+
+  Task<Result<std::size_t>> ReadSome(MutableBytes into) override {
+    error_code code;
+    const std::size_t count = co_await socket_.async_read_some(
+        asio::buffer(into.data(), into.size()), asio::redirect_error(asio::use_awaitable, code));
+    if (code) co_return Fail(Failure(code));
+    co_return count;
+  }
+
+  Task<Result<std::size_t>> ReadSomeV(std::span<const MutableBytes> into) override {
+    std::vector<asio::mutable_buffer> buffers;
+    buffers.reserve(into.size());
+    for (const MutableBytes& bytes : into) buffers.emplace_back(bytes.data(), bytes.size());
+    error_code code;
+    const std::size_t count =
+        co_await socket_.async_read_some(buffers, asio::redirect_error(asio::use_awaitable, code));
+    if (code) co_return Fail(Failure(code));
+    co_return count;
+  }
+
+  Task<Status> Write(std::span<const Bytes> buffers) override {
+    std::vector<asio::const_buffer> gathered;
+    gathered.reserve(buffers.size());
+    for (const Bytes& bytes : buffers) gathered.emplace_back(bytes.data(), bytes.size());
+    error_code code;
+    co_await asio::async_write(socket_, gathered, asio::redirect_error(asio::use_awaitable, code));
+    if (code) co_return Fail(Failure(code));
+    co_return Status{};
+  }
+
+  void Close() noexcept override {
+    error_code ignored;
+    socket_.shutdown(Protocol::socket::shutdown_both, ignored);
+    socket_.close(ignored);
+  }
+
+  Status MoveTo(const Executor& executor) override {
+    error_code code;
+    const auto protocol = socket_.local_endpoint(code).protocol();
+    if (code) return Fail(Failure(code));
+    const int fd = socket_.release(code);
+    if (code) return Fail(Failure(code));
+    typename Protocol::socket moved(executor);
+    moved.assign(protocol, fd, code);
+    if (code) {
+      ::close(fd);
+      return Fail(Failure(code));
+    }
+    socket_ = std::move(moved);
+    return {};
+  }
+
+  Endpoint local() const override { return local_; }
+  Endpoint remote() const override { return remote_; }
+
+ private:
+  Error Failure(const error_code& code) const {
+    if (remote_.port == 0) return FromAsio(code, "local connection");
+    return FromAsio(code, fmt::format("connection {} to {}", ToString(local_), ToString(remote_)));
+  }
+
+  typename Protocol::socket socket_;
+  Endpoint local_;
+  Endpoint remote_;
+};
+
+std::unique_ptr<Stream> Wrap(Tcp::socket socket) {
+  error_code ignored;
+  socket.set_option(Tcp::no_delay(true), ignored);
+  const Tcp::endpoint local = socket.local_endpoint(ignored);
+  const Tcp::endpoint remote = socket.remote_endpoint(ignored);
+  return std::make_unique<RealStream<Tcp>>(std::move(socket), FromAsio(local), FromAsio(remote));
+}
+std::unique_ptr<Stream> Wrap(Local::socket socket) {
+  return std::make_unique<RealStream<Local>>(std::move(socket), Endpoint{}, Endpoint{});
+}
+
+template <class Protocol>
+class RealListener final : public Listener {
+ public:
+  RealListener(typename Protocol::acceptor acceptor, Endpoint bound)
+      : acceptor_(std::move(acceptor)), bound_(bound) {}
+
+  Task<Result<std::unique_ptr<Stream>>> Accept() override {
+    error_code code;
+    typename Protocol::socket socket =
+        co_await acceptor_.async_accept(asio::redirect_error(asio::use_awaitable, code));
+    if (code) co_return Fail(FromAsio(code, fmt::format("accept at {}", ToString(bound_))));
+    co_return Wrap(std::move(socket));
+  }
+  Endpoint bound() const override { return bound_; }
+  void Close() noexcept override {
+    error_code ignored;
+    acceptor_.close(ignored);
+  }
+
+ private:
+  typename Protocol::acceptor acceptor_;
+  Endpoint bound_;
+};
+
+constexpr int kBacklog = 1024;
+
+Error ListenFailure(const error_code& code, const Endpoint& at) {
+  const std::string where = ToString(at);
+  if (code == asio::error::address_in_use) {
+    const std::string holder = FindPortHolder(at);
+    return Error{ErrorId::kPortTaken, fmt::format("{} is held by {}", where, holder.empty() ? "another process" : holder)};
+  }
+  if (code == boost::system::errc::address_not_available) {
+    return Error{ErrorId::kAddressNotOurs, where, code.value()};
+  }
+  if (code == boost::system::errc::permission_denied) {
+    return Error{ErrorId::kListenFailed, fmt::format("{}: ports below 1024 need a right of their own", where), code.value()};
+  }
+  return Error{ErrorId::kListenFailed, where, code.value()};
+}
+
+std::string FirstLine(const char* path) {
+  std::ifstream file(path);
+  std::string line;
+  std::getline(file, line);
+  return line;
+}
+
+HostIdentity ReadHostIdentity() {
+  HostIdentity host;
+  host.boot_id = FirstLine("/proc/sys/kernel/random/boot_id");
+  host.host_name = FirstLine("/proc/sys/kernel/hostname");
+  host.process = ::getpid();
+  std::error_code ignored;
+  host.process_namespace = std::filesystem::read_symlink("/proc/self/ns/pid", ignored).string();
+  return host;
+}
+
+Local::endpoint AbstractName(const std::string& name) { return Local::endpoint(std::string(1, '\0') + name); }
+
+class RealNetwork final : public Network {
+ public:
+  RealNetwork() : host_(ReadHostIdentity()) {}
+
+  Result<std::unique_ptr<Listener>> Listen(const Executor& executor, const Endpoint& at) override {
+    const Tcp::endpoint endpoint = ToAsio(at);
+    Tcp::acceptor acceptor(executor);
+    error_code code;
+    acceptor.open(endpoint.protocol(), code);
+    if (code) return Fail(ListenFailure(code, at));
+    // Only so that a port whose old connections linger can be bound again; two listeners still exclude each other.
+    acceptor.set_option(Tcp::acceptor::reuse_address(true), code);
+    if (endpoint.protocol() == Tcp::v6()) {
+      acceptor.set_option(asio::ip::v6_only(!at.address.is_unspecified()), code);
+    }
+    acceptor.bind(endpoint, code);
+    if (!code) acceptor.listen(kBacklog, code);
+    if (code) return Fail(ListenFailure(code, at));
+    const Tcp::endpoint bound = acceptor.local_endpoint(code);
+    return std::make_unique<RealListener<Tcp>>(std::move(acceptor), FromAsio(bound));
+  }
+
+  Result<std::unique_ptr<Listener>> ListenLocal(const Executor& executor, const std::string& name) override {
+    Local::acceptor acceptor(executor);
+    error_code code;
+    acceptor.open(Local(), code);
+    if (!code) acceptor.bind(AbstractName(name), code);
+    if (!code) acceptor.listen(kBacklog, code);
+    if (code == asio::error::address_in_use) return Fail(ErrorId::kPortTaken, "local name " + name);
+    if (code) return Fail(ErrorId::kListenFailed, "local name " + name, code.value());
+    return std::make_unique<RealListener<Local>>(std::move(acceptor), Endpoint{});
+  }
+
+  Task<Result<std::unique_ptr<Stream>>> Connect(Executor executor, Endpoint to, Instant deadline) override {
+    const Tcp::endpoint endpoint = ToAsio(to);
+    Tcp::socket socket(executor);
+    co_return co_await Dial<Tcp>(std::move(socket), endpoint, deadline, ToString(to));
+  }
+
+  Task<Result<std::unique_ptr<Stream>>> ConnectLocal(Executor executor, std::string name,
+                                                     Instant deadline) override {
+    const Local::endpoint endpoint = AbstractName(name);
+    Local::socket socket(executor);
+    co_return co_await Dial<Local>(std::move(socket), endpoint, deadline, "local name " + name);
+  }
+
+  Task<Result<std::vector<IpAddress>>> Resolve(Executor executor, std::string host, Instant deadline) override {
+    if (const Result<IpAddress> literal = ParseIpAddress(host)) co_return std::vector<IpAddress>{*literal};
+    Tcp::resolver resolver(executor);
+    RealTimer timer(executor);
+    timer.At(deadline, [&resolver] { resolver.cancel(); });
+    error_code code;
+    const Tcp::resolver::results_type found =
+        co_await resolver.async_resolve(host, "", asio::redirect_error(asio::use_awaitable, code));
+    if (code) co_return Fail(ErrorId::kBadAddress, fmt::format("the name \"{}\" cannot be resolved: {}", host, code.message()));
+    std::vector<IpAddress> addresses;
+    for (const auto& entry : found) addresses.push_back(FromAsio(entry.endpoint()).address);
+    co_return addresses;
+  }
+
+  std::vector<IpAddress> LocalAddresses() override {
+    std::vector<IpAddress> addresses;
+    ifaddrs* list = nullptr;
+    if (::getifaddrs(&list) != 0) return addresses;
+    for (const ifaddrs* entry = list; entry != nullptr; entry = entry->ifa_next) {
+      if (entry->ifa_addr == nullptr || (entry->ifa_flags & IFF_UP) == 0) continue;
+      if (entry->ifa_addr->sa_family == AF_INET) {
+        sockaddr_in v4{};
+        std::memcpy(&v4, entry->ifa_addr, sizeof v4);
+        addresses.push_back(IpAddress::V4(ntohl(v4.sin_addr.s_addr)));
+      } else if (entry->ifa_addr->sa_family == AF_INET6) {
+        sockaddr_in6 v6{};
+        std::memcpy(&v6, entry->ifa_addr, sizeof v6);
+        IpAddress address;
+        std::memcpy(address.bytes.data(), &v6.sin6_addr, address.bytes.size());
+        address.scope = address.is_link_local() ? v6.sin6_scope_id : 0;
+        addresses.push_back(address);
+      }
+    }
+    ::freeifaddrs(list);
+    const auto rank = [](const IpAddress& a) { return a.is_loopback() ? 2 : a.is_link_local() ? 1 : 0; };
+    std::stable_sort(addresses.begin(), addresses.end(),
+                     [&rank](const IpAddress& a, const IpAddress& b) { return rank(a) < rank(b); });
+    return addresses;
+  }
+
+  const HostIdentity& host() const override { return host_; }
+
+ private:
+  template <class Protocol>
+  static Task<Result<std::unique_ptr<Stream>>> Dial(typename Protocol::socket socket,
+                                                    typename Protocol::endpoint endpoint, Instant deadline,
+                                                    std::string name) {
+    const Executor executor = socket.get_executor();
+    RealTimer timer(executor);
+    bool late = false;
+    timer.At(deadline, [&socket, &late] {
+      late = true;
+      error_code ignored;
+      socket.close(ignored);
+    });
+    error_code code;
+    co_await socket.async_connect(endpoint, asio::redirect_error(asio::use_awaitable, code));
+    if (late) co_return Fail(ErrorId::kConnectTimeout, name);
+    if (code) co_return Fail(FromAsio(code, name));
+    co_return Wrap(std::move(socket));
+  }
+
+  HostIdentity host_;
+};
+
+// A loop and its thread; the work guard keeps it waiting while there is nothing to do.
+class LoopThread {
+ public:
+  LoopThread() : guard_(context_.get_executor()), thread_([this] { context_.run(); }) {}
+  ~LoopThread() { Join(); }
+  void Stop() { context_.stop(); }
+  void Join() {
+    Stop();
+    if (thread_.joinable()) thread_.join();
+  }
+  asio::io_context& context() { return context_; }
+
+ private:
+  asio::io_context context_{1};
+  asio::executor_work_guard<asio::io_context::executor_type> guard_;
+  std::thread thread_;
+};
+
+}  // namespace
+
+struct RealWorld::Impl {
+  RealClock clock;
+  RealRandom random;
+  RealNetwork network;
+  RealFiles files;
+  LoopThread control;
+  LoopThread data;
+  asio::signal_set signals{control.context()};
+  World world{clock, random, network, files, control.context().get_executor(), data.context().get_executor()};
+
+  void WaitForSignal(std::function<void()> call) {
+    signals.async_wait([this, call = std::move(call)](const error_code& code, int) {
+      if (code) return;
+      call();
+      WaitForSignal(call);
+    });
+  }
+};
+
+RealWorld::RealWorld() : impl_(std::make_unique<Impl>()) {}
+RealWorld::~RealWorld() { Stop(); }
+
+World& RealWorld::world() noexcept { return impl_->world; }
+
+void RealWorld::OnStopSignal(std::function<void()> call) {
+  Post(impl_->world.control, [impl = impl_.get(), call = std::move(call)]() mutable {
+    error_code ignored;
+    impl->signals.add(SIGINT, ignored);
+    impl->signals.add(SIGTERM, ignored);
+    impl->WaitForSignal(std::move(call));
+  });
+}
+
+void RealWorld::Stop() {
+  impl_->data.Join();
+  impl_->control.Join();
+}
+
+std::string ReadEnvironment(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? std::string() : std::string(value);
+}
+
+}  // namespace mooncake

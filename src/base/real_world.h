@@ -1,0 +1,36 @@
+// The real World: Asio on two loops, the kernel's clocks, random numbers, sockets and files.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "base/world.h"
+
+namespace mooncake {
+
+/// Owns the loops, one thread each. Stop() ends both; what still waits there is destroyed.
+class RealWorld {
+ public:
+  RealWorld();
+  ~RealWorld();
+  RealWorld(const RealWorld&) = delete;
+  RealWorld& operator=(const RealWorld&) = delete;
+
+  [[nodiscard]] World& world() noexcept;
+  /// Runs `call` on the control loop when the process gets SIGINT or SIGTERM, each time.
+  void OnStopSignal(std::function<void()> call);
+  /// Joins the loops' threads. Not from a loop.
+  void Stop();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// "pid 4121 (mooncake)" of the process that listens on `endpoint`; empty if it cannot be told.
+[[nodiscard]] std::string FindPortHolder(const Endpoint& endpoint);
+
+/// The environment variable, empty if unset.
+[[nodiscard]] std::string ReadEnvironment(const char* name);
+
+}  // namespace mooncake

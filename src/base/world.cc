@@ -1,0 +1,44 @@
+#include "base/world.h"
+
+namespace mooncake {
+
+Instant After(Instant now, Duration duration) noexcept {
+  return duration >= kNever - now ? kNever : now + duration;
+}
+
+Task<void> Clock::SleepUntil(Executor executor, Instant when) {
+  const std::unique_ptr<Timer> timer = MakeTimer(executor);
+  OneShot<bool> fired;
+  timer->At(when, [&fired] { fired.Set(true); });
+  co_await fired.Get();
+}
+
+Task<void> Clock::SleepFor(Executor executor, Duration duration) {
+  const Instant when = After(Now(), duration);
+  co_await SleepUntil(std::move(executor), when);
+}
+
+std::uint64_t Random::Below(std::uint64_t bound) {
+  MC_ASSERT(bound > 0);
+  return static_cast<std::uint64_t>((static_cast<unsigned __int128>(Next()) * bound) >> 64);
+}
+
+InstanceId Random::DrawInstanceId() {
+  InstanceId id;
+  do {
+    id.high = Next();
+    id.low = Next();
+  } while (id.empty());
+  return id;
+}
+
+Task<Status> ReadFull(Stream& stream, MutableBytes into) {
+  while (!into.empty()) {
+    const Result<std::size_t> count = co_await stream.ReadSome(into);
+    if (!count) co_return Fail(count.error());
+    into = into.subspan(*count);
+  }
+  co_return Status{};
+}
+
+}  // namespace mooncake

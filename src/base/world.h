@@ -1,0 +1,141 @@
+// World: the clock, chance, the network and files as arguments. The real one (real_world.h) is Asio on a few
+// loops; the simulated one (sim/sim_world.h) runs many nodes in one thread under simulated time.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/address.h"
+#include "base/ids.h"
+#include "base/result.h"
+#include "base/task.h"
+
+namespace mooncake {
+
+using Duration = std::chrono::nanoseconds;
+using Instant = std::chrono::steady_clock::time_point;  ///< Monotonic; only Clock::Now() makes one.
+using WallTime = std::chrono::system_clock::time_point;
+inline constexpr Instant kNever = Instant::max();
+
+/// Calls back once, on its loop, unless cancelled first. Not thread-safe: used on its loop only.
+class Timer {
+ public:
+  virtual ~Timer() = default;  ///< Cancels.
+  /// Replaces what was scheduled before.
+  virtual void At(Instant when, std::function<void()> call) = 0;
+  virtual void Cancel() = 0;  ///< After it returns, the callback will not run.
+};
+
+class Clock {
+ public:
+  virtual ~Clock() = default;
+  [[nodiscard]] virtual Instant Now() = 0;       ///< Any thread.
+  [[nodiscard]] virtual WallTime WallNow() = 0;  ///< Any thread. For people and records, never for deadlines.
+  [[nodiscard]] virtual std::unique_ptr<Timer> MakeTimer(const Executor& executor) = 0;
+  /// Returns at `when`; on the loop `executor`, which is the awaiting coroutine's.
+  [[nodiscard]] Task<void> SleepUntil(Executor executor, Instant when);
+  [[nodiscard]] Task<void> SleepFor(Executor executor, Duration duration);
+};
+
+/// `now` + `duration`, at most kNever.
+[[nodiscard]] Instant After(Instant now, Duration duration) noexcept;
+
+class Random {
+ public:
+  virtual ~Random() = default;
+  [[nodiscard]] virtual std::uint64_t Next() = 0;  ///< 64 unpredictable bits. Any thread.
+  /// Uniform in [0, bound); bound > 0.
+  [[nodiscard]] std::uint64_t Below(std::uint64_t bound);
+  [[nodiscard]] InstanceId DrawInstanceId();
+};
+
+using Bytes = std::span<const std::byte>;
+using MutableBytes = std::span<std::byte>;
+
+/// One connection: bytes in order, both ways. Lives on one loop; at most one read and one write at a time.
+class Stream {
+ public:
+  virtual ~Stream() = default;  ///< Closes.
+  /// Reads at least one byte. Errors: kConnectionClosed at the peer's end, kClosed after Close(), kNetwork.
+  [[nodiscard]] virtual Task<Result<std::size_t>> ReadSome(MutableBytes into) = 0;
+  /// Reads at least one byte into `into`, filling the spans in order.
+  [[nodiscard]] virtual Task<Result<std::size_t>> ReadSomeV(std::span<const MutableBytes> into) = 0;
+  /// Writes every byte of every buffer, in order, in as few system calls as it can.
+  [[nodiscard]] virtual Task<Status> Write(std::span<const Bytes> buffers) = 0;
+  /// Ends operations in flight with kClosed. Idempotent.
+  virtual void Close() noexcept = 0;
+  /// Continues on another loop. Nothing may be in flight.
+  [[nodiscard]] virtual Status MoveTo(const Executor& executor) = 0;
+  [[nodiscard]] virtual Endpoint local() const = 0;
+  [[nodiscard]] virtual Endpoint remote() const = 0;
+};
+
+class Listener {
+ public:
+  virtual ~Listener() = default;
+  /// The next connection, on the listener's loop. Errors: kClosed after Close(), kNetwork (out of descriptors: the
+  /// listener lives, call again after a pause).
+  [[nodiscard]] virtual Task<Result<std::unique_ptr<Stream>>> Accept() = 0;
+  [[nodiscard]] virtual Endpoint bound() const = 0;  ///< With the port that the kernel chose.
+  virtual void Close() noexcept = 0;
+};
+
+/// What tells two processes whether they share a host.
+struct HostIdentity {
+  std::string boot_id;     ///< Equal on one running kernel.
+  std::string host_name;
+  std::int64_t process = 0;       ///< Process id.
+  std::string process_namespace;  ///< Equal where process ids mean the same.
+};
+
+class Network {
+ public:
+  virtual ~Network() = default;
+  /// Binds and listens before it returns. An unspecified IPv6 address accepts both families.
+  /// Errors: kPortTaken (names the holder), kAddressNotOurs, kListenFailed.
+  [[nodiscard]] virtual Result<std::unique_ptr<Listener>> Listen(const Executor& executor, const Endpoint& at) = 0;
+  /// Listens under a name that only processes of this host (and this network namespace) see; the name dies with the
+  /// process. kPortTaken if somebody has it.
+  [[nodiscard]] virtual Result<std::unique_ptr<Listener>> ListenLocal(const Executor& executor,
+                                                                      const std::string& name) = 0;
+  /// Errors: kConnectRefused, kConnectTimeout, kNetwork.
+  [[nodiscard]] virtual Task<Result<std::unique_ptr<Stream>>> Connect(Executor executor, Endpoint to,
+                                                                      Instant deadline) = 0;
+  [[nodiscard]] virtual Task<Result<std::unique_ptr<Stream>>> ConnectLocal(Executor executor, std::string name,
+                                                                           Instant deadline) = 0;
+  /// A literal address or a name, in the order to try. kBadAddress if there is none.
+  [[nodiscard]] virtual Task<Result<std::vector<IpAddress>>> Resolve(Executor executor, std::string host,
+                                                                     Instant deadline) = 0;
+  /// The addresses of this host's interfaces that are up, routable ones first, loopback last.
+  [[nodiscard]] virtual std::vector<IpAddress> LocalAddresses() = 0;
+  [[nodiscard]] virtual const HostIdentity& host() const = 0;
+};
+
+class Files {
+ public:
+  virtual ~Files() = default;
+  /// The whole file, at most `bytes_max`. kFileAccess.
+  [[nodiscard]] virtual Result<std::string> Read(const std::string& path, std::uint64_t bytes_max) = 0;
+  /// Replaces the file in one step (written beside it, renamed). kFileAccess.
+  [[nodiscard]] virtual Status Write(const std::string& path, std::string_view content) = 0;
+};
+
+struct World {
+  Clock& clock;
+  Random& random;
+  Network& network;
+  Files& files;
+  Executor control;  ///< Loop of heartbeats, RPC, HTTP: nothing slow runs there.
+  Executor data;     ///< Loop of bulk bytes. In the simulator, the same loop.
+};
+
+/// Reads until `into` is full. Errors as ReadSome.
+[[nodiscard]] Task<Status> ReadFull(Stream& stream, MutableBytes into);
+
+}  // namespace mooncake
