@@ -1,0 +1,145 @@
+#include "memory/region_table.h"
+
+#include <fmt/format.h>
+
+#include <mutex>
+#include <thread>
+
+namespace mooncake {
+namespace {
+
+std::uint64_t AddressOf(const void* pointer) { return reinterpret_cast<std::uint64_t>(pointer); }
+
+}  // namespace
+
+Result<RegionInfo> RegionTable::Register(void* base, std::uint64_t length_bytes, const RegisterOptions& options) {
+  return Insert(AddressOf(base), length_bytes, options, nullptr);
+}
+
+Result<RegionInfo> RegionTable::Register(SharedSegment& segment, const RegisterOptions& options) {
+  return Insert(AddressOf(segment.bytes().data()), segment.bytes().size(), options, &segment);
+}
+
+Result<RegionInfo> RegionTable::Insert(std::uint64_t base, std::uint64_t length_bytes,
+                                       const RegisterOptions& options, SharedSegment* segment) {
+  if (base == 0 || length_bytes == 0 || length_bytes > UINT64_MAX - base) {
+    return Fail(ErrorId::kBadRange, fmt::format("cannot register {} bytes at {:#x}", length_bytes, base));
+  }
+  auto region = std::make_shared<internal::Region>();
+  region->info = RegionInfo{{},           RegionKey{random_.Next()}, base, length_bytes,
+                            options.location == "*" ? "cpu:0" : options.location,
+                            options.access, segment != nullptr};
+  region->listed = options.listed;
+  region->segment = segment;
+  const std::unique_lock lock(mutex_);
+  const auto next = by_base_.lower_bound(base);
+  const RegionInfo* overlapped = nullptr;
+  if (next != by_base_.end() && next->first < base + length_bytes) overlapped = &next->second->info;
+  if (next != by_base_.begin()) {
+    const RegionInfo& before = std::prev(next)->second->info;
+    if (before.base + before.length_bytes > base) overlapped = &before;
+  }
+  if (overlapped != nullptr) {
+    return Fail(ErrorId::kRegionExists,
+                fmt::format("{} bytes at {:#x} overlap the region of {} bytes at {:#x}", length_bytes, base,
+                            overlapped->length_bytes, overlapped->base));
+  }
+  region->info.id = RegionId{next_id_++};
+  by_base_.emplace(base, region);
+  by_id_.emplace(region->info.id, region);
+  if (options.listed) version_.fetch_add(1, std::memory_order_acq_rel);
+  return region->info;
+}
+
+Status RegionTable::Unregister(RegionId id, Clock& clock, Instant deadline) {
+  RegionPtr region;
+  {
+    const std::unique_lock lock(mutex_);
+    const auto found = by_id_.find(id);
+    if (found == by_id_.end()) return Fail(ErrorId::kRegionUnknown, fmt::format("region {}", static_cast<std::uint64_t>(id)));
+    region = found->second;
+    by_base_.erase(region->info.base);
+    by_id_.erase(found);
+    if (region->listed) version_.fetch_add(1, std::memory_order_acq_rel);
+  }
+  // Whoever resolved the region before it left the table holds a reference; the last one but ours going is the event.
+  while (region.use_count() > 1) {
+    if (clock.Now() >= deadline) {
+      return Fail(ErrorId::kDeadline, fmt::format("region {} is still being copied", static_cast<std::uint64_t>(id)));
+    }
+    std::this_thread::yield();
+  }
+  std::atomic_thread_fence(std::memory_order_acquire);
+  return {};
+}
+
+Result<RegionInfo> RegionTable::FindBase(const void* base) const {
+  const std::shared_lock lock(mutex_);
+  const auto found = by_base_.find(AddressOf(base));
+  if (found == by_base_.end()) return Fail(ErrorId::kRegionUnknown, fmt::format("no region begins at {}", base));
+  return found->second->info;
+}
+
+Result<RegionTable::RegionPtr> RegionTable::Find(RegionId id, RegionKey key) const {
+  const std::shared_lock lock(mutex_);
+  const auto found = by_id_.find(id);
+  if (found == by_id_.end()) return Fail(ErrorId::kRegionUnknown, fmt::format("region {}", static_cast<std::uint64_t>(id)));
+  if (found->second->info.key != key) {
+    return Fail(ErrorId::kBadRegionKey, fmt::format("region {}", static_cast<std::uint64_t>(id)));
+  }
+  return found->second;
+}
+
+Result<PinnedRange> RegionTable::Resolve(RegionId id, RegionKey key, std::uint64_t offset,
+                                         std::uint64_t length_bytes, Access wanted) const {
+  MC_TRY(RegionPtr region, Find(id, key));
+  const RegionInfo& info = region->info;
+  if (!Allows(info.access, wanted)) {
+    return Fail(ErrorId::kBadRegionKey, fmt::format("region {} does not allow this access", static_cast<std::uint64_t>(id)));
+  }
+  if (offset > info.length_bytes || length_bytes > info.length_bytes - offset) {
+    return Fail(ErrorId::kOutOfRegion, fmt::format("{} bytes at offset {} of a region of {} bytes", length_bytes,
+                                                   offset, info.length_bytes));
+  }
+  auto* const begin = reinterpret_cast<std::byte*>(info.base + offset);
+  return PinnedRange(std::move(region), MutableBytes(begin, length_bytes));
+}
+
+Result<std::pair<int, std::uint64_t>> RegionTable::ResolveSegment(RegionId id, RegionKey key, Access wanted) const {
+  MC_TRY(const RegionPtr region, Find(id, key));
+  if (!Allows(region->info.access, wanted)) {
+    return Fail(ErrorId::kBadRegionKey, fmt::format("region {} does not allow this access", static_cast<std::uint64_t>(id)));
+  }
+  if (region->segment == nullptr) {
+    return Fail(ErrorId::kMapFailed, fmt::format("region {} was allocated by the application", static_cast<std::uint64_t>(id)));
+  }
+  return std::pair{region->segment->fd(Allows(wanted, Access::kWrite)), region->info.length_bytes};
+}
+
+Result<RegionInfo> RegionTable::FindLocal(const void* address, std::uint64_t length_bytes) const {
+  const std::uint64_t begin = AddressOf(address);
+  const std::shared_lock lock(mutex_);
+  auto next = by_base_.upper_bound(begin);
+  if (next != by_base_.begin()) {
+    const RegionInfo& info = std::prev(next)->second->info;
+    const std::uint64_t offset = begin - info.base;
+    if (offset <= info.length_bytes && length_bytes <= info.length_bytes - offset) return info;
+  }
+  return Fail(ErrorId::kNotRegistered, fmt::format("{} bytes at {}", length_bytes, address));
+}
+
+std::vector<RegionInfo> RegionTable::List(RegionId after, std::size_t count_max) const {
+  std::vector<RegionInfo> list;
+  const std::shared_lock lock(mutex_);
+  for (auto it = by_id_.upper_bound(after); it != by_id_.end() && list.size() < count_max; ++it) {
+    if (it->second->listed) list.push_back(it->second->info);
+  }
+  return list;
+}
+
+std::size_t RegionTable::size() const {
+  const std::shared_lock lock(mutex_);
+  return by_id_.size();
+}
+
+}  // namespace mooncake

@@ -1,0 +1,109 @@
+// The regions of this process: memory that peers may read or write, each under a random key.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <shared_mutex>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/result.h"
+#include "base/world.h"
+#include "memory/shared_segment.h"
+
+namespace mooncake {
+
+enum class Access : std::uint8_t { kRead = 1, kWrite = 2, kReadWrite = 3 };
+[[nodiscard]] constexpr bool Allows(Access granted, Access wanted) noexcept {
+  return (static_cast<unsigned>(granted) & static_cast<unsigned>(wanted)) == static_cast<unsigned>(wanted);
+}
+
+/// A region as its owner describes it to peers.
+struct RegionInfo {
+  RegionId id{};
+  RegionKey key{};
+  std::uint64_t base = 0;    ///< Address in the owner's memory: a name for raw-address clients, never dereferenced here.
+  std::uint64_t length_bytes = 0;
+  std::string location = "cpu:0";
+  Access access = Access::kReadWrite;
+  bool mappable = false;     ///< Backed by a memfd that peers of the same host may map.
+};
+
+struct RegisterOptions {
+  std::string location = "*";  ///< "cpu:0", "cuda:3", "*" to have it found out.
+  Access access = Access::kReadWrite;
+  /// Listed regions are told, with their keys, to every peer that this process talks to; others only to those whom
+  /// the application gives the RegionInfo.
+  bool listed = true;
+};
+
+namespace internal {
+struct Region {
+  RegionInfo info;
+  bool listed = true;
+  SharedSegment* segment = nullptr;  // null for memory that the application allocated
+};
+}  // namespace internal
+
+/// A range of a region that stays valid while this lives: Unregister() waits for it.
+class PinnedRange {
+ public:
+  PinnedRange() = default;
+  PinnedRange(std::shared_ptr<const internal::Region> region, MutableBytes bytes)
+      : region_(std::move(region)), bytes_(bytes) {}
+  [[nodiscard]] MutableBytes bytes() const noexcept { return bytes_; }
+
+ private:
+  std::shared_ptr<const internal::Region> region_;
+  MutableBytes bytes_;
+};
+
+/// All regions of one engine. Every member function may be called from any thread.
+class RegionTable {
+ public:
+  explicit RegionTable(Random& random) : random_(random) {}
+
+  /// O(log n), touches no page. Errors: kBadRange (null, empty, past the end of the address space),
+  /// kRegionExists (overlaps).
+  [[nodiscard]] Result<RegionInfo> Register(void* base, std::uint64_t length_bytes, const RegisterOptions& options);
+  /// Registers all of `segment`, which must outlive the registration; peers of this host may map it.
+  [[nodiscard]] Result<RegionInfo> Register(SharedSegment& segment, const RegisterOptions& options);
+  /// Afterwards no new access begins; returns once those in progress have ended, or with kDeadline at `deadline`
+  /// (the region is gone from the table all the same, but somebody still copies). kRegionUnknown.
+  [[nodiscard]] Status Unregister(RegionId id, Clock& clock, Instant deadline);
+  /// The region that begins at `base`. kRegionUnknown.
+  [[nodiscard]] Result<RegionInfo> FindBase(const void* base) const;
+
+  /// For whoever serves a peer: checks key, bounds and access, and pins. Errors: kRegionUnknown, kBadRegionKey,
+  /// kOutOfRegion.
+  [[nodiscard]] Result<PinnedRange> Resolve(RegionId id, RegionKey key, std::uint64_t offset,
+                                            std::uint64_t length_bytes, Access wanted) const;
+  /// The memfd behind a mappable region, for a peer that shows its key. Errors as Resolve, and kUnsupported's
+  /// kMapFailed when it has none. The descriptor is borrowed: duplicate it.
+  [[nodiscard]] Result<std::pair<int, std::uint64_t>> ResolveSegment(RegionId id, RegionKey key, Access wanted) const;
+  /// The listed or unlisted region that contains [address, address + length). kNotRegistered.
+  [[nodiscard]] Result<RegionInfo> FindLocal(const void* address, std::uint64_t length_bytes) const;
+  /// Listed regions with ids above `after`, in order of id, at most `count_max`.
+  [[nodiscard]] std::vector<RegionInfo> List(RegionId after, std::size_t count_max) const;
+  /// Changes with every listed registration and unregistration.
+  [[nodiscard]] std::uint64_t version() const noexcept { return version_.load(std::memory_order_acquire); }
+  [[nodiscard]] std::size_t size() const;
+
+ private:
+  using RegionPtr = std::shared_ptr<const internal::Region>;
+  Result<RegionInfo> Insert(std::uint64_t base, std::uint64_t length_bytes, const RegisterOptions& options,
+                            SharedSegment* segment);
+  [[nodiscard]] Result<RegionPtr> Find(RegionId id, RegionKey key) const;
+
+  Random& random_;
+  mutable std::shared_mutex mutex_;                        // held for a look-up, never during a copy
+  std::map<std::uint64_t, RegionPtr> by_base_;             // guarded by mutex_
+  std::map<RegionId, RegionPtr> by_id_;                    // guarded by mutex_
+  std::uint64_t next_id_ = 1;                              // guarded by mutex_
+  std::atomic<std::uint64_t> version_{1};
+};
+
+}  // namespace mooncake
