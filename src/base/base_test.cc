@@ -1,13 +1,11 @@
 #include <gtest/gtest.h>
 
-#include <future>
-
 #include "base/address.h"
 #include "base/error_catalogue.h"
 #include "base/ids.h"
 #include "base/log.h"
 #include "base/metrics.h"
-#include "base/real_world.h"
+#include "base/test_loop.h"
 #include "base/test_support.h"
 #include "base/units.h"
 
@@ -111,20 +109,10 @@ TEST(Log, WarningsAreKeptForTests) {
   EXPECT_EQ(TakeWarnings(), std::vector<std::string>{"peer 7 is silent"});
 }
 
-// Runs `task` on the control loop and waits for it.
-void RunOn(RealWorld& real, std::function<Task<void>()> task) {
-  std::promise<void> done;
-  Spawn(real.world().control, [](std::function<Task<void>()> body, std::promise<void>& end) -> Task<void> {
-    co_await body();
-    end.set_value();
-  }(std::move(task), done));
-  done.get_future().wait();
-}
-
 TEST(RealWorld, StreamsCarryBytesAndReportTheirEnd) {
   RealWorld real;
   World& world = real.world();
-  RunOn(real, [&world]() -> Task<void> {
+  RunOn(world, [&world]() -> Task<void> {
     Result<std::unique_ptr<Listener>> listener = world.network.Listen(world.control, {IpAddress::LoopbackV4(), 0});
     EXPECT_TRUE(Succeeds(listener));
     const Endpoint at = (*listener)->bound();

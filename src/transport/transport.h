@@ -99,7 +99,7 @@ class Transport {
                                                                  Instant deadline) = 0;
   /// Serves a connection on which a peer asked for this transport. On the data loop. Transports that use no
   /// connection of the common port close it.
-  virtual void Serve(std::unique_ptr<Stream> stream, std::shared_ptr<const PeerInfo> peer) = 0;
+  virtual void Serve(std::shared_ptr<Stream> stream, std::shared_ptr<const PeerInfo> peer) = 0;
   /// Stops serving and ends all paths. Afterwards no thread of this transport touches registered memory.
   virtual void Close() noexcept = 0;
 };

@@ -1,0 +1,138 @@
+#include "wire/port_server.h"
+
+#include <fmt/format.h>
+
+#include <cstring>
+
+#include "base/log.h"
+
+namespace mooncake {
+namespace {
+
+enum class Speech { kFrames, kHttp, kUnknown };
+
+// Four bytes tell: our magic, or the beginning of an HTTP method.
+Speech Recognise(Bytes first) {
+  std::uint32_t magic = 0;
+  std::memcpy(&magic, first.data(), sizeof magic);
+  if (magic == kFrameMagic) return Speech::kFrames;
+  const std::string_view text = AsText(first.first(4));
+  for (const std::string_view method : {"GET ", "POST", "PUT ", "HEAD", "DELE", "OPTI", "PATC"}) {
+    if (text == method) return Speech::kHttp;
+  }
+  return Speech::kUnknown;
+}
+
+}  // namespace
+
+PortServer::PortServer(World& world, Metrics& metrics, PortServerOptions options)
+    : world_(world),
+      options_(options),
+      accepted_(metrics.AddCounter("mooncake_port_connections_total", "Connections accepted on the common port.")),
+      refused_(metrics.AddCounter("mooncake_port_refused_connections_total",
+                                  "Connections closed at once because there were too many.")),
+      garbage_(metrics.AddCounter("mooncake_port_garbage_connections_total",
+                                  "Connections closed because their first bytes were neither ours nor HTTP.")) {}
+
+void PortServer::Serve(std::shared_ptr<Listener> listener) {
+  listeners_.push_back(listener);
+  Spawn(world_.control, [](std::shared_ptr<PortServer> me, std::shared_ptr<Listener> at) -> Task<void> {
+    co_await me->AcceptLoop(at);
+  }(shared_from_this(), listener));
+}
+
+void PortServer::Close(const Error& cause) {
+  if (closed_) return;
+  closed_ = true;
+  for (const auto& listener : listeners_) listener->Close();
+  for (const auto& connection : std::exchange(rpc_, {})) connection->Close(cause);
+  for (const auto& stream : std::exchange(streams_, {})) stream->Close();
+}
+
+Task<void> PortServer::AcceptLoop(std::shared_ptr<Listener> listener) {
+  while (!closed_) {
+    Result<std::unique_ptr<Stream>> accepted = co_await listener->Accept();
+    if (closed_) co_return;
+    if (!accepted) {
+      if (accepted.error().id == ErrorId::kClosed) co_return;
+      MC_LOG(warn, "{}", accepted.error().Text());
+      constexpr Duration kPause = std::chrono::milliseconds(100);  // out of descriptors: some come back
+      co_await world_.clock.SleepFor(world_.control, kPause);
+      continue;
+    }
+    if (connections_ >= options_.connections_max) {
+      refused_.Add();
+      continue;
+    }
+    accepted_.Add();
+    std::shared_ptr<Stream> stream = std::move(*accepted);
+    Spawn(world_.control, [](std::shared_ptr<PortServer> me, std::shared_ptr<Stream> with) -> Task<void> {
+      me->connections_ += 1;
+      me->streams_.insert(with);
+      co_await me->Handle(with);
+      me->streams_.erase(with);
+      me->connections_ -= 1;
+    }(shared_from_this(), std::move(stream)));
+  }
+}
+
+Task<void> PortServer::Handle(std::shared_ptr<Stream> stream) {
+  const auto self = shared_from_this();
+  auto limit = std::make_shared<StreamDeadline>(world_, world_.control, stream,
+                                                After(world_.clock.Now(), options_.handshake_timeout));
+  auto reader = std::make_unique<BufferedReader>(stream);
+  constexpr std::size_t kTellingBytes = 4;
+  const Status first = co_await reader->Want(kTellingBytes);
+  if (!first) co_return;
+  switch (Recognise(reader->buffered())) {
+    case Speech::kFrames: {
+      auto frames = HandleFrames(std::move(reader), std::move(limit));
+      co_await std::move(frames);
+      co_return;
+    }
+    case Speech::kHttp: {
+      limit->Disarm();
+      if (!on_http) break;
+      auto http = ServeHttp(world_, world_.control, std::move(reader), on_http, options_.http);
+      co_await std::move(http);
+      co_return;
+    }
+    case Speech::kUnknown:
+      garbage_.Add();
+      MC_LOG(info, "{}", Error{ErrorId::kBadFrame, "from " + ToString(stream->remote())}.Text());
+      break;
+  }
+  stream->Close();
+}
+
+Task<void> PortServer::HandleFrames(std::unique_ptr<BufferedReader> reader, std::shared_ptr<StreamDeadline> limit) {
+  const std::shared_ptr<Stream> stream = reader->shared_stream();
+  const Introduction introduction = introduce();
+  Result<Handshake> handshake = co_await Welcome(std::move(reader), introduction);
+  if (!handshake) {
+    if (!limit->passed() && handshake.error().id == ErrorId::kBadFrame) garbage_.Add();
+    MC_LOG(info, "{}", Within("connection from " + ToString(stream->remote()), handshake.error()).Text());
+    stream->Close();
+    co_return;
+  }
+  limit->Disarm();
+  if (closed_) {
+    stream->Close();
+    co_return;
+  }
+  if (handshake->purpose != kPurposeRpc) {
+    if (on_data) on_data(std::move(*handshake));
+    co_return;
+  }
+  const auto connection =
+      std::make_shared<RpcConnection>(world_, world_.control, std::move(*handshake), router, options_.rpc);
+  rpc_.insert(connection);
+  OneShot<bool> ended;
+  connection->OnClose([&ended](const Error&) { ended.Set(true); });
+  connection->Start();
+  if (on_rpc) on_rpc(connection);
+  co_await ended.Get();
+  rpc_.erase(connection);
+}
+
+}  // namespace mooncake

@@ -1,0 +1,60 @@
+// The one port of a process: control, data and HTTP on it, told apart by the first bytes.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <unordered_set>
+
+#include "base/metrics.h"
+#include "base/world.h"
+#include "wire/handshake.h"
+#include "wire/http.h"
+#include "wire/rpc.h"
+
+namespace mooncake {
+
+struct PortServerOptions {
+  std::size_t connections_max = 4096;
+  Duration handshake_timeout = std::chrono::seconds(5);  ///< From the connection to the end of the first frame.
+  HttpLimits http;
+  RpcLimits rpc;
+};
+
+/// Everything happens on the control loop. Fill `router`, set the handlers, then Start().
+class PortServer : public std::enable_shared_from_this<PortServer> {
+ public:
+  PortServer(World& world, Metrics& metrics, PortServerOptions options);
+
+  RpcRouter router;
+  HttpHandler on_http;
+  /// A connection with a purpose other than RPC: a transport's data connection.
+  std::function<void(Handshake)> on_data;
+  std::function<void(std::shared_ptr<RpcConnection>)> on_rpc;
+  /// Asked for at every hand-shake: labels and transports may change before the first peer comes.
+  std::function<Introduction()> introduce;
+
+  /// Takes over the bound listener and accepts until Close(). Several listeners may be served.
+  void Serve(std::shared_ptr<Listener> listener);
+  /// Ends the listeners and every connection, with `cause`.
+  void Close(const Error& cause);
+  [[nodiscard]] std::size_t connections() const noexcept { return connections_; }
+
+ private:
+  Task<void> AcceptLoop(std::shared_ptr<Listener> listener);
+  Task<void> Handle(std::shared_ptr<Stream> stream);
+  Task<void> HandleFrames(std::unique_ptr<BufferedReader> reader, std::shared_ptr<StreamDeadline> limit);
+
+  World& world_;
+  PortServerOptions options_;
+  bool closed_ = false;
+  std::size_t connections_ = 0;
+  std::vector<std::shared_ptr<Listener>> listeners_;
+  std::unordered_set<std::shared_ptr<Stream>> streams_;
+  std::unordered_set<std::shared_ptr<RpcConnection>> rpc_;
+  Counter& accepted_;
+  Counter& refused_;
+  Counter& garbage_;
+};
+
+}  // namespace mooncake
