@@ -280,6 +280,7 @@ HostIdentity ReadHostIdentity() {
   host.boot_id = FirstLine("/proc/sys/kernel/random/boot_id");
   host.host_name = FirstLine("/proc/sys/kernel/hostname");
   host.process = ::getpid();
+  host.user = ::getuid();
   std::error_code ignored;
   host.process_namespace = std::filesystem::read_symlink("/proc/self/ns/pid", ignored).string();
   return host;

@@ -48,6 +48,7 @@ enum class ErrorId : std::uint16_t {
   kBadTrace = 15,
   kListenFailed = 16,
   kUnknownModel = 17,
+  kDirectoryDenied = 18,
   kPeerGone = 101,
   kConnectRefused = 102,
   kConnectTimeout = 103,

@@ -92,6 +92,7 @@ struct HostIdentity {
   std::string host_name;
   std::int64_t process = 0;       ///< Process id.
   std::string process_namespace;  ///< Equal where process ids mean the same.
+  std::uint32_t user = 0;         ///< User id.
 };
 
 class Network {

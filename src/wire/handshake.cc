@@ -30,7 +30,7 @@ Identity FromProto(const pb::Identity& proto) {
   identity.incarnation = proto.incarnation();
   identity.label = proto.label();
   identity.host = {proto.host().boot_id(), proto.host().host_name(), proto.host().process(),
-                   proto.host().process_namespace()};
+                   proto.host().process_namespace(), 0};
   identity.program_version = proto.program_version();
   return identity;
 }

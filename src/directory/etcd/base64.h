@@ -1,0 +1,14 @@
+// Base64 (RFC 4648 section 4), in which etcd's gateway carries keys and values.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace mooncake {
+
+[[nodiscard]] std::string EncodeBase64(std::string_view bytes);
+/// nullopt if `text` is not base64.
+[[nodiscard]] std::optional<std::string> DecodeBase64(std::string_view text);
+
+}  // namespace mooncake
