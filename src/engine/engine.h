@@ -98,7 +98,10 @@ class Engine {
   /// Ends every batch with kClosed, closes paths and connections. Not from a loop, except in the simulator. Idempotent.
   void Close();
 
-  [[nodiscard]] RegionTable& regions() noexcept;
+  /// Shared with whoever serves peers' accesses to them.
+  [[nodiscard]] const std::shared_ptr<RegionTable>& regions() const noexcept;
+  /// What this engine says of itself at each hand-shake.
+  [[nodiscard]] Introduction Introduce() const;
   [[nodiscard]] const Identity& identity() const noexcept;
 
   // ---- memory: any thread ----

@@ -90,19 +90,24 @@ Result<RegionTable::RegionPtr> RegionTable::Find(RegionId id, RegionKey key) con
   return found->second;
 }
 
-Result<PinnedRange> RegionTable::Resolve(RegionId id, RegionKey key, std::uint64_t offset,
-                                         std::uint64_t length_bytes, Access wanted) const {
+Result<PinnedRange> RegionTable::Pin(RegionId id, RegionKey key, Access wanted) const {
   MC_TRY(RegionPtr region, Find(id, key));
   const RegionInfo& info = region->info;
   if (!Allows(info.access, wanted)) {
     return Fail(ErrorId::kBadRegionKey, fmt::format("region {} does not allow this access", static_cast<std::uint64_t>(id)));
   }
-  if (offset > info.length_bytes || length_bytes > info.length_bytes - offset) {
+  const MutableBytes whole(reinterpret_cast<std::byte*>(info.base), info.length_bytes);
+  return PinnedRange(std::move(region), whole);
+}
+
+Result<PinnedRange> RegionTable::Resolve(RegionId id, RegionKey key, std::uint64_t offset,
+                                         std::uint64_t length_bytes, Access wanted) const {
+  MC_TRY(PinnedRange whole, Pin(id, key, wanted));
+  if (offset > whole.bytes().size() || length_bytes > whole.bytes().size() - offset) {
     return Fail(ErrorId::kOutOfRegion, fmt::format("{} bytes at offset {} of a region of {} bytes", length_bytes,
-                                                   offset, info.length_bytes));
+                                                   offset, whole.bytes().size()));
   }
-  auto* const begin = reinterpret_cast<std::byte*>(info.base + offset);
-  return PinnedRange(std::move(region), MutableBytes(begin, length_bytes));
+  return std::move(whole).Narrow(offset, length_bytes);
 }
 
 Result<std::pair<int, std::uint64_t>> RegionTable::ResolveSegment(RegionId id, RegionKey key, Access wanted) const {
@@ -135,6 +140,13 @@ std::vector<RegionInfo> RegionTable::List(RegionId after, std::size_t count_max)
     if (it->second->listed) list.push_back(it->second->info);
   }
   return list;
+}
+
+std::vector<RegionInfo> RegionTable::All(std::size_t count_max) const {
+  std::vector<RegionInfo> all;
+  const std::shared_lock lock(mutex_);
+  for (auto it = by_id_.begin(); it != by_id_.end() && all.size() < count_max; ++it) all.push_back(it->second->info);
+  return all;
 }
 
 std::size_t RegionTable::size() const {

@@ -55,6 +55,10 @@ class PinnedRange {
   PinnedRange(std::shared_ptr<const internal::Region> region, MutableBytes bytes)
       : region_(std::move(region)), bytes_(bytes) {}
   [[nodiscard]] MutableBytes bytes() const noexcept { return bytes_; }
+  /// A part of this range, which the caller has checked to lie inside it.
+  [[nodiscard]] PinnedRange Narrow(std::uint64_t offset, std::uint64_t length_bytes) && {
+    return {std::move(region_), bytes_.subspan(offset, length_bytes)};
+  }
 
  private:
   std::shared_ptr<const internal::Region> region_;
@@ -81,6 +85,8 @@ class RegionTable {
   /// kOutOfRegion.
   [[nodiscard]] Result<PinnedRange> Resolve(RegionId id, RegionKey key, std::uint64_t offset,
                                             std::uint64_t length_bytes, Access wanted) const;
+  /// All of a region, pinned once for many ranges. Errors: kRegionUnknown, kBadRegionKey.
+  [[nodiscard]] Result<PinnedRange> Pin(RegionId id, RegionKey key, Access wanted) const;
   /// The memfd behind a mappable region, for a peer that shows its key. Errors as Resolve, and kUnsupported's
   /// kMapFailed when it has none. The descriptor is borrowed: duplicate it.
   [[nodiscard]] Result<std::pair<int, std::uint64_t>> ResolveSegment(RegionId id, RegionKey key, Access wanted) const;
@@ -88,6 +94,8 @@ class RegionTable {
   [[nodiscard]] Result<RegionInfo> FindLocal(const void* address, std::uint64_t length_bytes) const;
   /// Listed regions with ids above `after`, in order of id, at most `count_max`.
   [[nodiscard]] std::vector<RegionInfo> List(RegionId after, std::size_t count_max) const;
+  /// Any `count_max` regions, listed or not.
+  [[nodiscard]] std::vector<RegionInfo> All(std::size_t count_max) const;
   /// Changes with every listed registration and unregistration.
   [[nodiscard]] std::uint64_t version() const noexcept { return version_.load(std::memory_order_acquire); }
   [[nodiscard]] std::size_t size() const;

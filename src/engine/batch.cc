@@ -1,0 +1,75 @@
+#include "engine/batch.h"
+
+namespace mooncake {
+
+BatchImpl::BatchImpl(World& world, std::shared_ptr<PeerImpl> peer, Direction direction, std::vector<Copy> copies, BatchOptions options)
+    : world_(world), peer_(std::move(peer)), direction_(direction), copies_(std::move(copies)), options_(std::move(options)) {
+  for (const Copy& copy : copies_) total_bytes_ += copy.length_bytes;
+}
+
+Transfer BatchImpl::MakeTransfer(std::span<const Copy> copies) const noexcept {
+  Transfer transfer;
+  transfer.direction = direction_;
+  transfer.slices = copies;
+  for (const Copy& copy : copies) transfer.total_bytes += copy.length_bytes;
+  transfer.deadline = options_.deadline;
+  transfer.cancelled = &cancelled_;
+  return transfer;
+}
+
+Status BatchImpl::Wait() {
+  std::unique_lock lock(mutex_);
+  ended_.wait(lock, [this] { return outcome_.has_value(); });
+  return *outcome_;
+}
+
+std::optional<Status> BatchImpl::Poll() {
+  const std::lock_guard lock(mutex_);
+  return outcome_;
+}
+
+Task<Status> BatchImpl::Done() {
+  const auto self = shared_from_this();
+  const auto end = std::make_shared<OneShot<bool>>();
+  OnDone([end](const Status&) { end->Set(true); });
+  co_await end->Get();
+  const std::lock_guard lock(mutex_);
+  co_return *outcome_;
+}
+
+void BatchImpl::Cancel() noexcept { cancelled_ = true; }
+
+void BatchImpl::OnDone(std::function<void(const Status&)> call) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!outcome_) {
+      on_done_.push_back(std::move(call));
+      return;
+    }
+  }
+  Post(world_.control, [self = shared_from_this(), call = std::move(call)] { call(*self->outcome_); });
+}
+
+std::string BatchImpl::transport() const {
+  const std::lock_guard lock(mutex_);
+  return transport_;
+}
+
+void BatchImpl::SetTransport(std::string_view name) {
+  const std::lock_guard lock(mutex_);
+  transport_ = name;
+}
+
+void BatchImpl::Finish(Status outcome) {
+  std::vector<std::function<void(const Status&)>> calls;
+  {
+    const std::lock_guard lock(mutex_);
+    MC_ASSERT(!outcome_);
+    outcome_ = std::move(outcome);
+    calls.swap(on_done_);
+    ended_.notify_all();
+  }
+  for (const auto& call : calls) call(*outcome_);
+}
+
+}  // namespace mooncake

@@ -1,0 +1,542 @@
+#include "engine/engine.h"
+
+#include <fmt/format.h>
+
+#include <condition_variable>
+#include <future>
+#include <map>
+
+#include "base/log.h"
+#include "engine/batch.h"
+#include "engine/connector.h"
+#include "engine/notifications.h"
+#include "engine/region_messages.h"
+#include "engine/worker.h"
+#include "wire/messages.pb.h"
+
+namespace mooncake {
+namespace {
+
+constexpr Duration kRetryDelay = std::chrono::milliseconds(20);
+constexpr int kChecksumRetriesMax = 3;
+constexpr std::size_t kRegionsPerPage = 4096;
+
+// Whether another path, or a new connection, may carry what this one did not.
+bool IsPathsFault(const Error& error) {
+  return error.code() == Errc::kPeerGone || error.code() == Errc::kUnsupported;
+}
+
+}  // namespace
+
+class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
+ public:
+  Impl(World& w, Metrics& m, std::shared_ptr<PortServer> p, Directory& d, Identity i, EngineOptions o)
+      : world(w),
+        metrics(m),
+        port(std::move(p)),
+        directory(d),
+        identity(std::move(i)),
+        options(std::move(o)),
+        regions(std::make_shared<RegionTable>(w.random)) {}
+
+  // ---- set up ----
+  void Start() {
+    const auto self = shared_from_this();
+    connector = std::make_shared<Connector>(
+        world, directory, options, [weak = weak_from_this()] {
+          const auto me = weak.lock();
+          return me ? me->Introduce() : Introduction{};
+        },
+        port->router, [weak = weak_from_this()] {
+          const auto me = weak.lock();
+          return me ? me->MakeSlots() : std::vector<PathSlotPtr>();
+        });
+    port->introduce = [self] { return self->Introduce(); };
+    port->on_data = [self](Handshake handshake) { self->ServeData(std::move(handshake)); };
+    port->on_rpc = [self](std::shared_ptr<RpcConnection> connection) {
+      std::erase_if(self->callers, [](const auto& c) { return c.expired(); });
+      self->callers.push_back(connection);
+    };
+    const auto add = [this](Method method, Result<Reply> (Impl::*handler)(RpcCall&, const Frame&)) {
+      port->router.Add(method, [self = shared_from_this(), handler](RpcCall& call, Frame request) -> Task<Result<Reply>> {
+        co_return (self.get()->*handler)(call, request);
+      });
+    };
+    add(Method::kListRegions, &Impl::ListRegions);
+    add(Method::kNotify, &Impl::ReceiveNotification);
+    port->router.Add(Method::kForgetRegions, [self](RpcCall& call, Frame request) -> Task<Result<Reply>> {
+      auto forget = self->ForgetRegions(call.peer().id, std::move(request));
+      co_return co_await std::move(forget);
+    });
+  }
+
+  Introduction Introduce() const {
+    Introduction introduction{identity, options.cluster, {}};
+    for (const auto& transport : transports) introduction.transports[std::string(transport->name())] = transport->Advertise();
+    return introduction;
+  }
+
+  std::vector<PathSlotPtr> MakeSlots() {
+    std::vector<PathSlotPtr> slots;
+    for (const auto& transport : transports) {
+      const MetricLabels labels = {{"transport", std::string(transport->name())}};
+      slots.push_back(std::make_shared<PathSlot>(
+          *transport, metrics.AddCounter("mooncake_engine_moved_bytes_total", "Bytes of finished batches started here.", labels),
+          metrics.AddCounter("mooncake_engine_transfers_total", "Finished transfers started here.", labels),
+          metrics.AddCounter("mooncake_engine_path_failures_total", "Times a path was taken out of use.", labels)));
+    }
+    return slots;
+  }
+
+  void ServeData(Handshake handshake) {
+    for (const auto& transport : transports) {
+      if (transport->name() != handshake.purpose) continue;
+      std::shared_ptr<Stream> stream = handshake.reader->shared_stream();
+      auto info = std::make_shared<PeerInfo>();
+      info->id = handshake.peer.id;
+      info->label = Describe(handshake.peer);
+      info->host = handshake.peer.host;
+      info->endpoint = stream->remote();
+      info->advertisement = handshake.transports[handshake.purpose];
+      info->regions = std::make_shared<KnownRegions>();
+      if (const Status moved = stream->MoveTo(world.data); !moved) return stream->Close();
+      // Transports live as long as `this`; the closure holds it.
+      Post(world.data, [self = shared_from_this(), t = transport.get(), stream, info] { t->Serve(stream, info); });
+      return;
+    }
+    MC_LOG(info, "{} asked for the transport \"{}\", which is not in use here", Describe(handshake.peer), handshake.purpose);
+    handshake.reader->stream().Close();
+  }
+
+  // ---- what peers ask ----
+  Result<Reply> ListRegions(RpcCall&, const Frame& request) {
+    pb::ListRegionsRequest body;
+    if (!Parse(request.body, body)) return Fail(ErrorId::kBadFrame, "ListRegionsRequest");
+    const std::vector<RegionInfo> page = regions->List(RegionId{body.after_id()}, kRegionsPerPage);
+    pb::ListRegionsReply reply;
+    for (const RegionInfo& region : page) *reply.add_regions() = ToProto(region);
+    reply.set_more(page.size() == kRegionsPerPage);
+    reply.set_version(regions->version());
+    return MakeReply(reply);
+  }
+
+  Result<Reply> ReceiveNotification(RpcCall& call, const Frame& request) {
+    pb::NotifyRequest body;
+    if (!Parse(request.body, body)) return Fail(ErrorId::kBadFrame, "NotifyRequest");
+    MC_TRY_STATUS(notifications.Put(call.peer().id, body.sequence(), {call.peer().id, body.name(), body.message()}));
+    return MakeReply(pb::Empty());
+  }
+
+  Task<Result<Reply>> ForgetRegions(InstanceId owner, Frame request) {
+    const auto self = shared_from_this();
+    pb::ForgetRegionsRequest body;
+    if (!Parse(request.body, body)) co_return Fail(ErrorId::kBadFrame, "ForgetRegionsRequest");
+    const std::shared_ptr<PeerImpl> peer = connector->Find(owner);
+    if (!peer) co_return MakeReply(pb::Empty());
+    for (const std::uint64_t id : body.ids()) peer->regions()->Remove(RegionId{id});
+    // A path waits there for the copies in progress, so not on a loop.
+    const auto forgotten = std::make_shared<OneShot<bool>>();
+    worker.Add([this, self, peer, body, forgotten] {
+      for (const PathSlotPtr& slot : peer->slots()) {
+        const std::shared_ptr<Path> path = slot->Get();
+        for (const std::uint64_t id : body.ids()) {
+          if (path) path->Forget(RegionId{id});
+        }
+      }
+      Post(world.control, [forgotten] { forgotten->Set(true); });
+    });
+    co_await forgotten->Get();
+    co_return MakeReply(pb::Empty());
+  }
+
+  // ---- memory ----
+  Status Unregister(RegionId id) {
+    const Instant deadline = After(world.clock.Now(), options.unregister_timeout);
+    Status status = regions->Unregister(id, world.clock, deadline);
+    if (!status && status.error().id == ErrorId::kRegionUnknown) return status;
+    std::promise<Status> told;
+    Spawn(world.control, [](std::shared_ptr<Impl> me, RegionId region, Instant limit, std::promise<Status>& end) -> Task<void> {
+      Status outcome = co_await me->TellCallers(region, limit);
+      end.set_value(std::move(outcome));
+    }(shared_from_this(), id, deadline, told));
+    const Status heard = told.get_future().get();
+    {
+      const std::lock_guard lock(segments_mutex);
+      segments.erase(id);
+    }
+    return status ? heard : status;
+  }
+
+  // Whoever connected to us may have mapped the region.
+  Task<Status> TellCallers(RegionId id, Instant deadline) {
+    const auto self = shared_from_this();
+    pb::ForgetRegionsRequest request;
+    request.add_ids(static_cast<std::uint64_t>(id));
+    Status outcome;
+    const auto waiting = callers;
+    for (const auto& weak : waiting) {
+      const std::shared_ptr<RpcConnection> caller = weak.lock();
+      if (!caller || !caller->is_open()) continue;
+      auto call = caller->Call(Method::kForgetRegions, request.SerializeAsString(), deadline);
+      const Result<Reply> reply = co_await std::move(call);
+      if (!reply && reply.error().id == ErrorId::kDeadline) outcome = Fail(Within("unregister", reply.error()));
+    }
+    co_return outcome;
+  }
+
+  // ---- moving bytes ----
+  // Every range lies in registered memory, as a sender may use it (any access) and as a receiver must.
+  Status CheckLocal(std::span<const Copy> copies) const {
+    RegionInfo last;
+    for (const Copy& copy : copies) {
+      if (copy.length_bytes == 0) continue;
+      const auto begin = reinterpret_cast<std::uint64_t>(copy.local);
+      const std::uint64_t offset = begin - last.base;
+      if (last.length_bytes != 0 && begin >= last.base && offset <= last.length_bytes &&
+          copy.length_bytes <= last.length_bytes - offset) {
+        continue;
+      }
+      MC_TRY(last, regions->FindLocal(copy.local, copy.length_bytes));
+    }
+    return {};
+  }
+
+  // The caller's own thread does everything, if a path is ready that allows it. nullopt: it must go the long way.
+  std::optional<Status> RunHere(const std::shared_ptr<PeerImpl>& peer, const Transfer& transfer) {
+    const PathChoice choice = peer->Choose(transfer);
+    if (!choice.path || !choice.path->is_synchronous() || !choice.path->IsPrepared(transfer)) return std::nullopt;
+    Status status = RunTimed(*peer, choice, transfer);
+    if (!status && IsPathsFault(status.error())) return std::nullopt;
+    return status;
+  }
+
+  Status RunTimed(PeerImpl& peer, const PathChoice& choice, const Transfer& transfer) {
+    const Instant begin = world.clock.Now();
+    Status status = choice.path->Run(transfer);
+    if (status && !peer.is_connected()) {
+      // A mapping outlives its owner: bytes that were written into a dead process are nowhere.
+      status = Fail(ErrorId::kPeerGone, Describe(peer.identity()));
+    }
+    if (status) {
+      choice.slot->Record(transfer.total_bytes, world.clock.Now() - begin);
+    } else if (IsPathsFault(status.error())) {
+      peer.Failed(choice, status.error());
+    }
+    return status;
+  }
+
+  std::shared_ptr<Batch> Submit(const PeerPtr& peer, Direction direction, std::vector<Copy> copies, BatchOptions batch_options) {
+    auto batch = std::make_shared<BatchImpl>(world, std::static_pointer_cast<PeerImpl>(peer), direction, std::move(copies),
+                                             std::move(batch_options));
+    Post(world.control, [self = shared_from_this(), batch] {
+      self->active += 1;
+      Spawn(self->world.control, [](std::shared_ptr<Impl> me, std::shared_ptr<BatchImpl> b) -> Task<void> {
+        Status outcome = co_await me->Drive(b);
+        b->Finish(std::move(outcome));
+        me->active -= 1;
+        if (me->active == 0) me->idle.Notify();
+      }(self, batch));
+    });
+    return batch;
+  }
+
+  Task<Status> Drive(std::shared_ptr<BatchImpl> batch) {
+    if (Status local = CheckLocal(batch->copies()); !local) co_return local;
+    // Mappable regions take another path than the rest: at most two groups.
+    std::vector<Copy>& copies = batch->copies();
+    const auto& known = batch->peer()->regions();
+    const auto split = std::stable_partition(copies.begin(), copies.end(), [&known](const Copy& copy) {
+      const RegionInfo* const region = known->Find(copy.region);
+      return region != nullptr && region->mappable;
+    });
+    const std::array<std::span<const Copy>, 2> groups = {std::span<const Copy>(copies.begin(), split),
+                                                         std::span<const Copy>(split, copies.end())};
+    for (const std::span<const Copy> group : groups) {
+      if (group.empty()) continue;
+      const Transfer transfer = batch->MakeTransfer(group);
+      auto move = Move(batch, transfer);
+      Status moved = co_await std::move(move);
+      if (!moved) co_return moved;
+    }
+    if (batch->options().notify) {
+      const auto& [name, message] = *batch->options().notify;
+      auto notify = Notify(batch->peer(), name, message, batch->options().deadline);
+      Status notified = co_await std::move(notify);
+      if (!notified) co_return notified;
+    }
+    co_return Status{};
+  }
+
+  // Tries path after path, and connection after connection, until the bytes are there, the deadline has passed, or
+  // nothing is left to try.
+  Task<Status> Move(std::shared_ptr<BatchImpl> batch, const Transfer& transfer) {
+    const std::shared_ptr<PeerImpl>& peer = batch->peer();
+    Error last{ErrorId::kNoPath, Describe(peer->identity())};
+    bool refreshed = false;
+    int checksum_failures = 0;
+    for (;;) {
+      if (closed) co_return Fail(ErrorId::kClosed, "the engine stops");
+      if (batch->is_cancelled()) co_return Fail(ErrorId::kCancelled, {});
+      const Instant now = world.clock.Now();
+      if (now >= transfer.deadline) co_return Fail(ErrorId::kDeadline, last.context);
+      if (!peer->is_connected()) {
+        auto reconnect = connector->Reconnect(peer, transfer.deadline);
+        const Status connected = co_await std::move(reconnect);
+        if (!connected) {
+          last = connected.error();
+          if (last.id == ErrorId::kPeerGone || last.id == ErrorId::kClosed) co_return Fail(last);
+          const Instant next = std::min(transfer.deadline, After(now, kRetryDelay));
+          co_await world.clock.SleepUntil(world.control, next);
+          continue;
+        }
+      }
+      const PathChoice choice = peer->Choose(transfer);
+      if (!choice.path) {
+        last = Error{ErrorId::kNoPath, fmt::format("{}: {}", Describe(peer->identity()), peer->Reasons())};
+        if (!peer->is_opening()) co_return Fail(last);
+        co_await peer->WaitForChange(transfer.deadline);
+        continue;
+      }
+      auto attempt = Attempt(batch, choice, transfer);
+      Status status = co_await std::move(attempt);
+      if (status) {
+        batch->SetTransport(choice.slot->transport.name());
+        co_return status;
+      }
+      last = status.error();
+      if (last.id == ErrorId::kRegionUnknown && !refreshed) {  // registered after we last asked
+        refreshed = true;
+        const Status listed = co_await peer->Refresh(transfer.deadline);
+        if (listed) continue;
+      }
+      if (last.id == ErrorId::kChecksum && ++checksum_failures <= kChecksumRetriesMax) continue;
+      if (!IsPathsFault(last)) co_return status;
+    }
+  }
+
+  Task<Status> Attempt(std::shared_ptr<BatchImpl> batch, PathChoice choice, const Transfer& transfer) {
+    const std::shared_ptr<PeerImpl>& peer = batch->peer();
+    if (!choice.path->IsPrepared(transfer)) {
+      std::vector<RegionId> used;
+      for (const Slice& slice : transfer.slices) {
+        if (used.empty() || used.back() != slice.region) used.push_back(slice.region);
+      }
+      std::sort(used.begin(), used.end());
+      used.erase(std::unique(used.begin(), used.end()), used.end());
+      auto prepare = choice.path->Prepare(std::move(used), transfer.direction, transfer.deadline);
+      Status prepared = co_await std::move(prepare);
+      if (!prepared) {
+        if (IsPathsFault(prepared.error())) peer->Failed(choice, prepared.error());
+        co_return prepared;
+      }
+    }
+    const auto end = std::make_shared<OneShot<Status>>();
+    const auto answer = [this, end](Status status) {
+      Post(world.control, [end, status = std::move(status)]() mutable { end->Set(std::move(status)); });
+    };
+    if (choice.path->is_synchronous()) {
+      worker.Add([this, self = shared_from_this(), peer, choice, &transfer, answer] { answer(RunTimed(*peer, choice, transfer)); });
+      co_return co_await end->Get();
+    }
+    const Instant begin = world.clock.Now();
+    Post(world.data, [path = choice.path, &transfer, answer] { path->Start(transfer, answer); });
+    Status status = co_await end->Get();
+    if (status) {
+      choice.slot->Record(transfer.total_bytes, world.clock.Now() - begin);
+    } else if (IsPathsFault(status.error())) {
+      peer->Failed(choice, status.error());
+    }
+    co_return status;
+  }
+
+  Task<Status> Notify(std::shared_ptr<PeerImpl> peer, std::string name, std::string message, Instant deadline) {
+    const auto self = shared_from_this();
+    pb::NotifyRequest request;
+    request.set_sequence(++notify_sequences[peer->identity().id]);
+    request.set_name(std::move(name));
+    request.set_message(std::move(message));
+    const std::string body = request.SerializeAsString();
+    for (;;) {  // the receiver knows the sequence number, so it may be said again
+      auto call = peer->Call(Method::kNotify, body, deadline, {});
+      const Result<Reply> reply = co_await std::move(call);
+      if (reply) co_return Status{};
+      const Error& error = reply.error();
+      if (error.id != ErrorId::kConnectionClosed) co_return Fail(error);
+      if (closed || world.clock.Now() >= deadline) co_return Fail(error);
+    }
+  }
+
+  // ---- end ----
+  Task<void> CloseOnLoop() {
+    const auto self = shared_from_this();
+    if (closed) co_return;
+    closed = true;
+    const Error cause{ErrorId::kClosed, "the engine stops"};
+    if (connector) connector->Close(cause);
+    for (const auto& transport : transports) transport->Close();
+    while (active > 0) co_await idle.Wait();
+    port->introduce = [identity = identity, cluster = options.cluster] { return Introduction{identity, cluster, {}}; };
+    port->on_data = nullptr;
+    port->on_rpc = nullptr;
+  }
+
+  World& world;
+  Metrics& metrics;
+  std::shared_ptr<PortServer> port;
+  Directory& directory;
+  Identity identity;
+  EngineOptions options;
+  std::shared_ptr<RegionTable> regions;
+  std::vector<std::unique_ptr<Transport>> transports;
+  std::shared_ptr<Connector> connector;
+  std::vector<std::weak_ptr<RpcConnection>> callers;  // connections that peers opened to us
+  NotificationBox notifications;
+  std::map<InstanceId, std::uint64_t> notify_sequences;
+  std::mutex segments_mutex;
+  std::map<RegionId, std::unique_ptr<SharedSegment>> segments;  // guarded by segments_mutex
+  std::atomic<bool> closed = false;
+  std::atomic<bool> stop_populating = false;
+  std::size_t active = 0;  // batches being driven
+  Signal idle;
+  Worker worker;
+};
+
+Engine::Engine(World& world, Metrics& metrics, std::shared_ptr<PortServer> port, Directory& directory, Identity identity,
+               EngineOptions options)
+    : impl_(std::make_shared<Impl>(world, metrics, std::move(port), directory, std::move(identity), std::move(options))) {}
+
+Engine::~Engine() { Close(); }
+
+void Engine::AddTransport(std::unique_ptr<Transport> transport) {
+  const std::vector<std::string>& wanted = impl_->options.transports;
+  if (!wanted.empty() && std::find(wanted.begin(), wanted.end(), transport->name()) == wanted.end()) return;
+  impl_->transports.push_back(std::move(transport));
+}
+
+void Engine::Start() { impl_->Start(); }
+
+void Engine::Close() {
+  if (impl_->closed) return;
+  impl_->stop_populating = true;
+  std::promise<void> ended;
+  Spawn(impl_->world.control, [](std::shared_ptr<Impl> me, std::promise<void>& end) -> Task<void> {
+    co_await me->CloseOnLoop();
+    end.set_value();
+  }(impl_, ended));
+  ended.get_future().wait();
+  impl_->worker.Stop();
+  // Whoever still copies for a peer holds its region: once all are gone from the table, our memory is ours again.
+  for (;;) {
+    const std::vector<RegionInfo> left = impl_->regions->All(kRegionsPerPage);
+    if (left.empty()) break;
+    for (const RegionInfo& region : left) {
+      const Status gone = impl_->regions->Unregister(region.id, impl_->world.clock, After(impl_->world.clock.Now(), impl_->options.unregister_timeout));
+      if (!gone) MC_LOG(warn, "{}", gone.error().Text());
+    }
+  }
+  const std::lock_guard lock(impl_->segments_mutex);
+  impl_->segments.clear();
+}
+
+const std::shared_ptr<RegionTable>& Engine::regions() const noexcept { return impl_->regions; }
+Introduction Engine::Introduce() const { return impl_->Introduce(); }
+const Identity& Engine::identity() const noexcept { return impl_->identity; }
+
+Result<RegionInfo> Engine::Register(void* base, std::uint64_t length_bytes, const RegisterOptions& options) {
+  return impl_->regions->Register(base, length_bytes, options);
+}
+
+Result<RegionInfo> Engine::Allocate(const std::string& name, std::uint64_t length_bytes, const RegisterOptions& options) {
+  MC_TRY(std::unique_ptr<SharedSegment> segment, SharedSegment::Create(name, length_bytes));
+  MC_TRY(const RegionInfo info, impl_->regions->Register(*segment, options));
+  SharedSegment* const borrowed = segment.get();
+  {
+    const std::lock_guard lock(impl_->segments_mutex);
+    impl_->segments.emplace(info.id, std::move(segment));
+  }
+  // The pin keeps Unregister() from freeing what is being populated.
+  const Result<PinnedRange> pin = impl_->regions->Pin(info.id, info.key, Access::kRead);
+  if (pin) {
+    impl_->worker.Add([impl = impl_, borrowed, pin = *pin] { borrowed->Populate(&impl->stop_populating); });
+  }
+  return info;
+}
+
+Status Engine::Unregister(RegionId id) { return impl_->Unregister(id); }
+
+Task<Result<PeerPtr>> Engine::Connect(std::string label, Instant deadline) {
+  const auto connector = impl_->connector;
+  auto connect = connector->Connect(std::move(label), deadline);
+  Result<std::shared_ptr<PeerImpl>> peer = co_await std::move(connect);
+  if (!peer) co_return Fail(peer.error());
+  co_return PeerPtr(*peer);
+}
+
+Task<Result<PeerPtr>> Engine::Connect(Record record, Instant deadline) {
+  const auto connector = impl_->connector;
+  auto connect = connector->Connect(std::move(record), deadline);
+  Result<std::shared_ptr<PeerImpl>> peer = co_await std::move(connect);
+  if (!peer) co_return Fail(peer.error());
+  co_return PeerPtr(*peer);
+}
+
+Result<PeerPtr> Engine::ConnectNow(const std::string& label, Instant deadline) {
+  std::promise<Result<PeerPtr>> connected;
+  Spawn(impl_->world.control, [](Engine& me, std::string name, Instant limit, std::promise<Result<PeerPtr>>& end) -> Task<void> {
+    auto connect = me.Connect(std::move(name), limit);
+    Result<PeerPtr> peer = co_await std::move(connect);
+    end.set_value(std::move(peer));
+  }(*this, label, deadline, connected));
+  return connected.get_future().get();
+}
+
+Status Engine::Run(const PeerPtr& peer, Direction direction, std::span<const Copy> copies, const BatchOptions& options) {
+  const auto known = std::static_pointer_cast<PeerImpl>(peer);
+  if (!options.notify && known->is_connected() && !impl_->closed) {
+    MC_TRY_STATUS(impl_->CheckLocal(copies));
+    Transfer transfer;
+    transfer.direction = direction;
+    transfer.slices = copies;
+    transfer.deadline = options.deadline;
+    for (const Copy& copy : copies) transfer.total_bytes += copy.length_bytes;
+    if (std::optional<Status> status = impl_->RunHere(known, transfer)) return std::move(*status);
+  }
+  return Submit(peer, direction, std::vector<Copy>(copies.begin(), copies.end()), options)->Wait();
+}
+
+std::shared_ptr<Batch> Engine::Submit(const PeerPtr& peer, Direction direction, std::vector<Copy> copies, BatchOptions options) {
+  return impl_->Submit(peer, direction, std::move(copies), std::move(options));
+}
+
+Task<Status> Engine::Notify(PeerPtr peer, std::string name, std::string message, Instant deadline) {
+  const auto impl = impl_;
+  auto notify = impl->Notify(std::static_pointer_cast<PeerImpl>(peer), std::move(name), std::move(message), deadline);
+  co_return co_await std::move(notify);
+}
+
+std::vector<Notification> Engine::TakeNotifications() { return impl_->notifications.Take(); }
+
+std::vector<PathRow> Engine::Paths() const {
+  std::vector<PathRow> rows;
+  if (!impl_->connector) return rows;
+  for (const std::shared_ptr<PeerImpl>& peer : impl_->connector->Peers()) {
+    for (const PathSlotPtr& slot : peer->slots()) {
+      PathRow row;
+      row.peer_label = peer->identity().label;
+      row.peer = peer->identity().id;
+      row.transport = slot->transport.name();
+      row.bytes = slot->bytes;
+      row.transfers = slot->transfers;
+      row.failures = slot->failures;
+      row.gigabytes_per_second = slot->gigabytes_per_second;
+      row.suspected = peer->is_suspected();
+      const std::lock_guard lock(slot->mutex);
+      row.usable = slot->path != nullptr;
+      row.reason = slot->reason;
+      rows.push_back(std::move(row));
+    }
+  }
+  return rows;
+}
+
+}  // namespace mooncake

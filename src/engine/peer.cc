@@ -1,0 +1,255 @@
+#include "engine/peer.h"
+
+#include <fmt/format.h>
+
+#include "base/log.h"
+#include "engine/region_messages.h"
+#include "wire/messages.pb.h"
+
+namespace mooncake {
+namespace {
+
+constexpr Duration kReopenDelayMin = std::chrono::milliseconds(50);
+constexpr Duration kReopenDelayMax = std::chrono::seconds(5);
+constexpr Duration kOpenTimeout = std::chrono::seconds(3);
+
+}  // namespace
+
+const RegionInfo* KnownRegions::Find(RegionId id) const {
+  const std::shared_lock lock(mutex_);
+  const auto found = by_id_.find(id);
+  return found == by_id_.end() ? nullptr : &found->second->info;
+}
+
+void KnownRegions::Add(const RegionInfo& region, bool listed) {
+  const std::unique_lock lock(mutex_);
+  const auto found = by_id_.find(region.id);
+  if (found != by_id_.end() && found->second->info.key == region.key) return;
+  all_.push_back({region, listed});
+  by_id_[region.id] = &all_.back();
+}
+
+void KnownRegions::Remove(RegionId id) {
+  const std::unique_lock lock(mutex_);
+  by_id_.erase(id);
+}
+
+std::vector<RegionInfo> KnownRegions::Listed() const {
+  std::vector<RegionInfo> listed;
+  const std::shared_lock lock(mutex_);
+  for (const auto& [id, known] : by_id_) {
+    if (known->listed) listed.push_back(known->info);
+  }
+  std::sort(listed.begin(), listed.end(), [](const RegionInfo& a, const RegionInfo& b) { return a.id < b.id; });
+  return listed;
+}
+
+void PathSlot::Record(std::uint64_t moved_bytes, Duration took) noexcept {
+  bytes.fetch_add(moved_bytes, std::memory_order_relaxed);
+  transfers.fetch_add(1, std::memory_order_relaxed);
+  bytes_total.Add(moved_bytes);
+  transfers_total.Add();
+  constexpr std::uint64_t kTellingBytes = 64 << 10;  // below, the time says more about calls than about bytes
+  if (moved_bytes < kTellingBytes || took <= Duration::zero()) return;
+  const double now = static_cast<double>(moved_bytes) / static_cast<double>(took.count());
+  const double before = gigabytes_per_second.load(std::memory_order_relaxed);
+  constexpr double kWeight = 0.2;
+  gigabytes_per_second.store(before == 0 ? now : before + kWeight * (now - before), std::memory_order_relaxed);
+}
+
+PeerImpl::PeerImpl(World& world, Identity identity, Record record, std::vector<PathSlotPtr> slots)
+    : world_(world), identity_(std::move(identity)), record_(std::move(record)), slots_(std::move(slots)) {}
+
+bool PeerImpl::is_suspected() const { return connection_ && connection_->Silence().has_value(); }
+
+Task<void> PeerImpl::Attach(std::shared_ptr<RpcConnection> connection, Instant deadline) {
+  const auto self = shared_from_this();
+  ClosePaths(Error{ErrorId::kPathFailed, "a new connection replaces it"});
+  connection_ = connection;
+  connection->OnClose([weak = weak_from_this(), raw = connection.get()](const Error& cause) {
+    const auto peer = weak.lock();
+    if (!peer || peer->connection_.get() != raw) return;
+    peer->connected_ = false;
+    peer->ClosePaths(cause);
+    peer->Changed();
+  });
+  connected_ = connection->is_open();
+  const Status listed = co_await Refresh(deadline);
+  if (!listed) MC_LOG(debug, "{}", listed.error().Text());
+  for (const PathSlotPtr& slot : slots_) co_await OpenSlot(slot, deadline);
+  if (!connection->is_open()) co_return;
+  std::string line;
+  for (const PathSlotPtr& slot : slots_) {
+    const std::lock_guard lock(slot->mutex);
+    line += fmt::format("{}{}{}", line.empty() ? "" : "; ", slot->transport.name(), slot->path ? "" : ": no, " + slot->reason);
+  }
+  MC_LOG(info, "peer {} at {}: {}", Describe(identity_), ToString(connection->remote()), line);
+}
+
+Task<void> PeerImpl::OpenSlot(PathSlotPtr slot, Instant deadline) {
+  const auto self = shared_from_this();
+  const std::shared_ptr<RpcConnection> connection = connection_;
+  if (!connection || !connection->is_open() || slot->opening) co_return;
+  auto info = std::make_shared<PeerInfo>();
+  info->id = identity_.id;
+  info->label = Describe(identity_);
+  info->host = identity_.host;
+  info->endpoint = connection->remote();
+  info->regions = regions_;
+  const auto& advertised = connection->handshake().transports;
+  if (const auto found = advertised.find(std::string(slot->transport.name())); found != advertised.end()) {
+    info->advertisement = found->second;
+  }
+  Result<std::shared_ptr<Path>> path = Fail(ErrorId::kPathUnusable, "the peer does not offer it");
+  if (!info->advertisement.empty()) {
+    slot->opening = true;
+    const Instant limit = std::min(deadline, After(world_.clock.Now(), kOpenTimeout));
+    auto open = slot->transport.Open(info, limit);
+    path = co_await std::move(open);
+    slot->opening = false;
+  }
+  const bool stale = closed_ || connection != connection_ || !connection->is_open();
+  if (path && stale) (*path)->Close();
+  if (stale) co_return;
+  {
+    const std::lock_guard lock(slot->mutex);
+    slot->path = path ? *path : nullptr;
+    slot->reason = path ? std::string() : path.error().context;
+  }
+  if (path) {
+    slot->failures_in_row = 0;
+  } else if (path.error().code() != Errc::kUnsupported) {
+    slot->failures_in_row += 1;
+    Spawn(world_.control, Reopen(slot));
+  }
+  Changed();
+}
+
+// A path that failed is tried again, later each time, as long as the peer itself is there.
+Task<void> PeerImpl::Reopen(PathSlotPtr slot) {
+  const auto self = shared_from_this();
+  const int doublings = std::min(slot->failures_in_row, 10);
+  const Duration delay = std::min(kReopenDelayMax, kReopenDelayMin * (1 << doublings) / 2);
+  const std::shared_ptr<RpcConnection> connection = connection_;
+  co_await world_.clock.SleepFor(world_.control, delay);
+  if (closed_ || connection != connection_ || slot->Get()) co_return;
+  co_await OpenSlot(slot, kNever);
+}
+
+PathChoice PeerImpl::Choose(const Transfer& transfer) const {
+  PathChoice best;
+  Duration least = Duration::max();
+  for (const PathSlotPtr& slot : slots_) {
+    std::shared_ptr<Path> path = slot->Get();
+    if (!path) continue;
+    const std::optional<Duration> estimate = path->Estimate(transfer);
+    if (estimate && *estimate < least) {
+      least = *estimate;
+      best = {slot, std::move(path)};
+    }
+  }
+  return best;
+}
+
+void PeerImpl::Failed(const PathChoice& choice, const Error& error) {
+  choice.slot->failures.fetch_add(1, std::memory_order_relaxed);
+  choice.slot->failures_total.Add();
+  {
+    const std::lock_guard lock(choice.slot->mutex);
+    if (choice.slot->path != choice.path) return;
+    choice.slot->path = nullptr;
+    choice.slot->reason = error.context;
+  }
+  choice.path->Close();
+  MC_LOG(info, "path {} to {} is out of use: {}", choice.slot->transport.name(), Describe(identity_), error.Text());
+  Post(world_.control, [self = shared_from_this(), slot = choice.slot] {
+    slot->failures_in_row += 1;
+    if (!self->closed_) Spawn(self->world_.control, self->Reopen(slot));
+    self->Changed();
+  });
+}
+
+void PeerImpl::Changed() {
+  for (const auto& waiting : std::exchange(waiting_, {})) waiting->Set(true);
+}
+
+Task<void> PeerImpl::WaitForChange(Instant deadline) {
+  const auto self = shared_from_this();
+  const auto changed = std::make_shared<OneShot<bool>>();
+  waiting_.push_back(changed);
+  const std::unique_ptr<Timer> timer = world_.clock.MakeTimer(world_.control);
+  if (deadline != kNever) timer->At(deadline, [changed] { changed->Set(false); });
+  co_await changed->Get();
+}
+
+bool PeerImpl::is_opening() const {
+  return std::any_of(slots_.begin(), slots_.end(), [](const PathSlotPtr& slot) { return slot->opening || slot->failures_in_row > 0; });
+}
+
+std::string PeerImpl::Reasons() const {
+  std::string text;
+  for (const PathSlotPtr& slot : slots_) {
+    const std::lock_guard lock(slot->mutex);
+    text += fmt::format("{}{}: {}", text.empty() ? "" : "; ", slot->transport.name(), slot->path ? "cannot carry this" : slot->reason);
+  }
+  return text;
+}
+
+void PeerImpl::ClosePaths(const Error& cause) {
+  for (const PathSlotPtr& slot : slots_) {
+    std::shared_ptr<Path> path;
+    {
+      const std::lock_guard lock(slot->mutex);
+      path = std::exchange(slot->path, nullptr);
+      if (path) slot->reason = cause.context;
+    }
+    if (path) path->Close();
+  }
+}
+
+void PeerImpl::Close(const Error& cause) {
+  if (closed_) return;
+  closed_ = true;
+  ClosePaths(cause);
+  if (connection_) connection_->Close(cause);
+  reconnect = nullptr;
+  Changed();
+}
+
+Task<Result<Reply>> PeerImpl::Call(Method method, std::string body, Instant deadline, std::vector<std::byte> payload) {
+  auto call = CallStream(method, std::move(body), deadline, std::move(payload), std::function<bool(Reply)>());
+  co_return co_await std::move(call);
+}
+
+Task<Result<Reply>> PeerImpl::CallStream(Method method, std::string body, Instant deadline, std::vector<std::byte> payload,
+                                         std::function<bool(Reply)> on_item) {
+  const auto self = shared_from_this();
+  if (!is_connected()) {
+    if (!reconnect) co_return Fail(ErrorId::kClosed, "the engine stops");
+    auto again = reconnect(self, deadline);
+    const Status connected = co_await std::move(again);
+    if (!connected) co_return Fail(connected.error());
+  }
+  const std::shared_ptr<RpcConnection> connection = connection_;
+  auto call = connection->CallStream(method, std::move(body), deadline, std::move(payload), std::move(on_item));
+  co_return co_await std::move(call);
+}
+
+Task<Status> PeerImpl::Refresh(Instant deadline) {
+  const auto self = shared_from_this();
+  const std::shared_ptr<RpcConnection> connection = connection_;
+  if (!connection) co_return Fail(ErrorId::kPeerGone, Describe(identity_));
+  pb::ListRegionsRequest request;
+  for (;;) {
+    auto call = connection->Call(Method::kListRegions, request.SerializeAsString(), deadline);
+    const Result<Reply> reply = co_await std::move(call);
+    if (!reply) co_return Fail(reply.error());
+    pb::ListRegionsReply page;
+    if (!Parse(reply->body, page)) co_return Fail(ErrorId::kBadFrame, "ListRegionsReply");
+    for (const pb::Region& region : page.regions()) regions_->Add(FromProto(region), true);
+    if (!page.more() || page.regions().empty()) co_return Status{};
+    request.set_after_id(page.regions().rbegin()->id());
+  }
+}
+
+}  // namespace mooncake

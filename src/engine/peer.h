@@ -1,0 +1,120 @@
+// What the engine knows of one peer: its connection, its regions, and a path for each transport, or why there is none.
+#pragma once
+
+#include <atomic>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <shared_mutex>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "engine/engine.h"
+
+namespace mooncake {
+
+/// The regions of a peer, as far as this process has been told. Any thread.
+class KnownRegions final : public PeerRegions {
+ public:
+  [[nodiscard]] const RegionInfo* Find(RegionId id) const override;
+  void Add(const RegionInfo& region, bool listed);
+  void Remove(RegionId id);
+  [[nodiscard]] std::vector<RegionInfo> Listed() const;
+
+ private:
+  struct Known {
+    RegionInfo info;
+    bool listed;
+  };
+  mutable std::shared_mutex mutex_;
+  std::unordered_map<RegionId, const Known*> by_id_;  // guarded by mutex_
+  std::deque<Known> all_;                             // guarded by mutex_; keeps what Find() has handed out
+};
+
+/// One transport between this process and the peer.
+struct PathSlot {
+  PathSlot(Transport& t, Counter& b, Counter& n, Counter& f) : transport(t), bytes_total(b), transfers_total(n), failures_total(f) {}
+  Transport& transport;
+  std::mutex mutex;
+  std::shared_ptr<Path> path;   // guarded by mutex; null: not usable, see reason
+  std::string reason = "not tried yet";  // guarded by mutex
+  bool opening = false;         // control loop
+  int failures_in_row = 0;      // control loop
+  std::atomic<std::uint64_t> bytes = 0;
+  std::atomic<std::uint64_t> transfers = 0;
+  std::atomic<std::uint64_t> failures = 0;
+  std::atomic<double> gigabytes_per_second = 0;
+  Counter& bytes_total;
+  Counter& transfers_total;
+  Counter& failures_total;
+
+  void Record(std::uint64_t moved_bytes, Duration took) noexcept;
+  [[nodiscard]] std::shared_ptr<Path> Get() {
+    const std::lock_guard lock(mutex);
+    return path;
+  }
+};
+using PathSlotPtr = std::shared_ptr<PathSlot>;
+
+/// What a transfer goes over.
+struct PathChoice {
+  PathSlotPtr slot;
+  std::shared_ptr<Path> path;
+};
+
+class PeerImpl final : public Peer, public std::enable_shared_from_this<PeerImpl> {
+ public:
+  PeerImpl(World& world, Identity identity, Record record, std::vector<PathSlotPtr> slots);
+
+  const Identity& identity() const override { return identity_; }
+  bool is_connected() const override { return connected_.load(std::memory_order_acquire); }
+  bool is_suspected() const override;
+  Task<Result<Reply>> Call(Method method, std::string body, Instant deadline, std::vector<std::byte> payload) override;
+  Task<Result<Reply>> CallStream(Method method, std::string body, Instant deadline, std::vector<std::byte> payload,
+                                 std::function<bool(Reply)> on_item) override;
+  void AddRegion(const RegionInfo& region) override { regions_->Add(region, false); }
+  std::vector<RegionInfo> ListedRegions() const override { return regions_->Listed(); }
+  Task<Status> Refresh(Instant deadline) override;
+
+  // ---- for the engine; on the control loop unless said otherwise ----
+  [[nodiscard]] const std::shared_ptr<KnownRegions>& regions() const noexcept { return regions_; }
+  [[nodiscard]] const std::vector<PathSlotPtr>& slots() const noexcept { return slots_; }
+  [[nodiscard]] const Record& record() const noexcept { return record_; }
+  [[nodiscard]] std::shared_ptr<RpcConnection> connection() const { return connection_; }
+  /// A new connection to the same process: closes what was before, then opens the paths.
+  [[nodiscard]] Task<void> Attach(std::shared_ptr<RpcConnection> connection, Instant deadline);
+  /// How the engine reconnects this peer, for Call().
+  std::function<Task<Status>(std::shared_ptr<PeerImpl>, Instant)> reconnect;
+
+  /// The fastest usable path for `transfer`, by its own estimate. Any thread.
+  [[nodiscard]] PathChoice Choose(const Transfer& transfer) const;
+  /// Takes a path out of use and tries to open it again after a while. Any thread.
+  void Failed(const PathChoice& choice, const Error& error);
+  /// Returns when a path has come or gone, or at `deadline`.
+  [[nodiscard]] Task<void> WaitForChange(Instant deadline);
+  [[nodiscard]] bool is_opening() const;
+  /// Why no path can be used: "shm: …; tcp: …". Any thread.
+  [[nodiscard]] std::string Reasons() const;
+  /// Ends all paths and the connection. Idempotent.
+  void Close(const Error& cause);
+
+ private:
+  Task<void> OpenSlot(PathSlotPtr slot, Instant deadline);
+  Task<void> Reopen(PathSlotPtr slot);
+  void ClosePaths(const Error& cause);
+  void Changed();
+
+  World& world_;
+  Identity identity_;
+  Record record_;
+  std::vector<PathSlotPtr> slots_;
+  // Shared with every PeerInfo, which paths keep.
+  std::shared_ptr<KnownRegions> regions_ = std::make_shared<KnownRegions>();
+  std::shared_ptr<RpcConnection> connection_;
+  std::atomic<bool> connected_ = false;
+  bool closed_ = false;
+  std::vector<std::shared_ptr<OneShot<bool>>> waiting_;
+};
+
+}  // namespace mooncake

@@ -1,0 +1,94 @@
+// The initiator's side of TCP: cuts transfers into frames, sends them over the lanes to one peer, and completes a
+// transfer when all its frames are acknowledged.
+#pragma once
+
+#include <deque>
+#include <map>
+#include <memory>
+#include <unordered_set>
+
+#include "base/metrics.h"
+#include "memory/copy.h"
+#include "transport/transport.h"
+#include "wire/frame.h"
+
+namespace mooncake {
+
+class TcpPath final : public Path, public std::enable_shared_from_this<TcpPath> {
+ public:
+  TcpPath(World& world, std::shared_ptr<const PeerInfo> peer, const CopyEngine& copy, std::size_t frames_in_flight_max,
+          Counter& sent_bytes, Counter& received_bytes);
+
+  /// A connection over which the peer has agreed to carry data. On the data loop.
+  void AddLane(std::unique_ptr<BufferedReader> reader);
+
+  std::optional<Duration> Estimate(const Transfer& transfer) const override;
+  bool IsPrepared(const Transfer&) const override { return true; }
+  Task<Status> Prepare(std::vector<RegionId>, Direction, Instant) override { co_return Status{}; }
+  bool is_synchronous() const noexcept override { return false; }
+  Status Run(const Transfer& transfer) override;
+  void Start(const Transfer& transfer, std::function<void(Status)> done) override;
+  void Forget(RegionId) override {}  // the peer checks its own table at each frame
+  void Close() noexcept override;
+
+ private:
+  // A transfer on its way. It is finished once it has an outcome; it is reported once, after that, nothing touches its
+  // memory any more (io == 0).
+  struct Operation {
+    const Transfer* transfer;
+    std::function<void(Status)> done;
+    std::unique_ptr<Timer> timer;
+    std::size_t slice = 0;          // the first slice that is not yet wholly in a frame,
+    std::uint64_t slice_offset = 0; // and how much of it is
+    std::size_t frames = 0;         // sent, unanswered
+    std::size_t io = 0;             // lanes that read or write its memory right now
+    std::optional<Status> outcome;
+    [[nodiscard]] bool all_sent() const { return slice == transfer->slices.size(); }
+  };
+  using OperationPtr = std::shared_ptr<Operation>;
+  struct Pending {
+    OperationPtr operation;
+    Direction direction;
+    std::vector<MutableBytes> local;  // where a read's bytes go
+  };
+  struct Lane {
+    explicit Lane(std::unique_ptr<BufferedReader> r) : reader(std::move(r)) {}
+    std::unique_ptr<BufferedReader> reader;
+    std::map<std::uint64_t, Pending> pending;
+    std::uint64_t next_id = 1;
+    Signal wake;
+    bool open = true;
+    std::unordered_set<Operation*> touching;  // operations whose memory this lane reads or writes right now
+    std::vector<std::byte> staging;
+    std::vector<std::byte> receive_staging;
+  };
+  using LanePtr = std::shared_ptr<Lane>;
+  struct OutgoingFrame;
+
+  Task<void> SendLoop(LanePtr lane);
+  Task<void> ReceiveLoop(LanePtr lane);
+  Task<Status> ReceiveData(Lane& lane, const FrameHeader& header);
+  Task<Status> ReceiveFailure(Lane& lane, const FrameHeader& header);
+  Task<Status> ReceiveOne(Lane& lane);
+  [[nodiscard]] OperationPtr NextToSend();
+  [[nodiscard]] Status BuildFrame(Lane& lane, Operation& operation, OutgoingFrame& frame) const;
+  void Answered(const OperationPtr& operation, Status status);
+  void Finish(const OperationPtr& operation, Status status);
+  void Report(const OperationPtr& operation);
+  void CloseLane(const LanePtr& lane, const Error& cause);
+  void WakeLanes();
+  void CloseNow(const Error& cause);
+
+  World& world_;
+  std::shared_ptr<const PeerInfo> peer_;
+  CopyEngine copy_;
+  std::size_t frames_in_flight_max_;
+  Counter& sent_bytes_;
+  Counter& received_bytes_;
+  std::vector<LanePtr> lanes_;
+  std::deque<OperationPtr> queue_;                   // with slices left to send, in order of arrival
+  std::unordered_set<OperationPtr> operations_;      // not yet reported
+  std::optional<Error> closed_;
+};
+
+}  // namespace mooncake

@@ -1,0 +1,192 @@
+#include "transport/tcp/tcp_server.h"
+
+#include "base/log.h"
+#include "transport/tcp/tcp_frames.h"
+#include "wire/handshake.h"
+#include "wire/messages.pb.h"
+
+namespace mooncake {
+namespace {
+
+// Ranges longer than this are read straight into place; shorter ones by way of a buffer, many at a time.
+constexpr std::size_t kDirectBytesMin = 32 << 10;
+
+// The ranges of one frame, as memory of ours. Nothing is written before every range has been checked.
+struct Resolved {
+  std::vector<PinnedRange> pins;
+  std::vector<MutableBytes> ranges;
+};
+
+Result<Resolved> Resolve(const RegionTable& regions, const DataBody& body, Access wanted) {
+  Resolved resolved;
+  resolved.pins.reserve(body.regions.size());
+  for (const WireRegion& region : body.regions) {
+    MC_TRY(PinnedRange pin, regions.Pin(RegionId{region.id}, RegionKey{region.key}, wanted));
+    resolved.pins.push_back(std::move(pin));
+  }
+  resolved.ranges.reserve(body.ranges.size());
+  for (const WireRange& range : body.ranges) {
+    const MutableBytes whole = resolved.pins[range.region_index].bytes();
+    if (range.offset > whole.size() || range.length_bytes > whole.size() - range.offset) {
+      return Fail(ErrorId::kOutOfRegion, fmt::format("{} bytes at offset {} of a region of {} bytes", range.length_bytes,
+                                                     range.offset, whole.size()));
+    }
+    resolved.ranges.push_back(whole.subspan(range.offset, range.length_bytes));
+  }
+  return resolved;
+}
+
+class DataServer {
+ public:
+  DataServer(std::shared_ptr<Stream> stream, std::shared_ptr<const TcpServerContext> context)
+      : reader_(std::move(stream)), shared_(std::move(context)), context_(*shared_) {}
+
+  Task<Status> Run() {
+    for (;;) {
+      const Result<FrameHeader> header = co_await reader_.ReadHeader();
+      if (!header) co_return Fail(header.error());
+      std::string text(header->body_bytes, '\0');
+      const Status read = co_await reader_.ReadExact(MutableBytes(reinterpret_cast<std::byte*>(text.data()), text.size()));
+      if (!read) co_return Fail(read.error());
+      const Result<DataBody> body = DecodeDataBody(AsBytes(text));
+      if (!body) co_return Fail(body.error());
+      Status handled = Fail(ErrorId::kBadFrame, "neither a write nor a read");
+      if (header->kind == FrameKind::kWrite) {
+        if (body->total_bytes != header->payload_bytes) co_return Fail(ErrorId::kBadFrame, "payload and gather list differ");
+        handled = co_await Write(*header, *body);
+      } else if (header->kind == FrameKind::kRead && header->payload_bytes == 0) {
+        handled = co_await Read(*header, *body);
+      }
+      if (!handled) co_return handled;
+    }
+  }
+
+ private:
+  Task<Status> Write(const FrameHeader& header, const DataBody& body) {
+    const Result<Resolved> resolved = Resolve(*context_.regions, body, Access::kWrite);
+    if (!resolved) {
+      const Status skipped = co_await Skip(header.payload_bytes);
+      if (!skipped) co_return skipped;
+      co_return co_await Refuse(header.id, resolved.error());
+    }
+    const bool direct = body.total_bytes >= kDirectBytesMin * std::max<std::size_t>(1, body.ranges.size());
+    std::uint32_t crc = 0;
+    if (direct) {
+      for (const MutableBytes range : resolved->ranges) {
+        const Status read = co_await reader_.ReadExact(range);
+        if (!read) co_return Fail(read.error());
+        crc = context_.copy.Crc32c(range.data(), range.size(), crc);
+      }
+    } else {
+      staging_.resize(kDataPayloadBytesMax);
+      const MutableBytes staged = MutableBytes(staging_).first(body.total_bytes);
+      const Status read = co_await reader_.ReadExact(staged);
+      if (!read) co_return Fail(read.error());
+      crc = context_.copy.Crc32c(staged.data(), staged.size(), 0);
+      if (crc == body.payload_crc32c) {
+        const std::byte* from = staged.data();
+        for (const MutableBytes range : resolved->ranges) {
+          context_.copy.Copy(range.data(), from, range.size());
+          from += range.size();
+        }
+      }
+    }
+    if (crc != body.payload_crc32c) {
+      context_.corrupt_frames.Add();
+      co_return co_await Refuse(header.id, Error{ErrorId::kChecksum, "a frame of a TCP write"});
+    }
+    context_.received_bytes.Add(body.total_bytes);
+    co_return co_await Acknowledge(header.id);
+  }
+
+  // One acknowledgement covers every frame before it, so a frame whose successor is already here sends none.
+  Task<Status> Acknowledge(std::uint64_t id) {
+    constexpr std::uint32_t kUnacknowledgedMax = 4;
+    unacknowledged_ += 1;
+    written_ = id;
+    if (reader_.buffered().size() >= kFrameHeaderBytes && unacknowledged_ < kUnacknowledgedMax) co_return Status{};
+    co_return co_await Flush();
+  }
+
+  Task<Status> Flush() {
+    if (unacknowledged_ == 0) co_return Status{};
+    unacknowledged_ = 0;
+    FrameHeader ack;
+    ack.kind = FrameKind::kAck;
+    ack.id = written_;
+    co_return co_await WriteFrame(reader_.stream(), ack, {}, {});
+  }
+
+  Task<Status> Read(const FrameHeader& header, const DataBody& body) {
+    const Status flushed = co_await Flush();
+    if (!flushed) co_return flushed;
+    const Result<Resolved> resolved = Resolve(*context_.regions, body, Access::kRead);
+    if (!resolved) co_return co_await Refuse(header.id, resolved.error());
+    const bool direct = body.total_bytes >= kDirectBytesMin * std::max<std::size_t>(1, body.ranges.size());
+    DataBody answer;
+    std::vector<Bytes> buffers(2);
+    if (direct) {
+      for (const MutableBytes range : resolved->ranges) {
+        answer.payload_crc32c = context_.copy.Crc32c(range.data(), range.size(), answer.payload_crc32c);
+        buffers.emplace_back(range);
+      }
+    } else {
+      staging_.resize(kDataPayloadBytesMax);
+      std::byte* to = staging_.data();
+      for (const MutableBytes range : resolved->ranges) {
+        answer.payload_crc32c = context_.copy.CopyCrc32c(to, range.data(), range.size(), answer.payload_crc32c);
+        to += range.size();
+      }
+      buffers.emplace_back(Bytes(staging_).first(body.total_bytes));
+    }
+    const std::string text = Encode(answer);
+    FrameHeader data;
+    data.kind = FrameKind::kData;
+    data.id = header.id;
+    data.body_bytes = static_cast<std::uint32_t>(text.size());
+    data.payload_bytes = static_cast<std::uint32_t>(body.total_bytes);
+    const FrameHeaderBytes encoded = Encode(data);
+    buffers[0] = Bytes(encoded);
+    buffers[1] = AsBytes(text);
+    const Status written = co_await reader_.stream().Write(buffers);
+    if (written) context_.sent_bytes.Add(body.total_bytes);
+    co_return written;
+  }
+
+  Task<Status> Refuse(std::uint64_t id, const Error& error) {
+    const Status flushed = co_await Flush();
+    if (!flushed) co_return flushed;
+    FrameHeader header;
+    header.kind = FrameKind::kDataFailure;
+    header.id = id;
+    const std::string body = ToProto(error).SerializeAsString();
+    const Bytes bytes = AsBytes(body);
+    co_return co_await WriteFrame(reader_.stream(), header, bytes, {});
+  }
+
+  Task<Status> Skip(std::size_t count) {
+    staging_.resize(kDataPayloadBytesMax);
+    const MutableBytes skipped = MutableBytes(staging_).first(count);
+    co_return co_await reader_.ReadExact(skipped);
+  }
+
+  BufferedReader reader_;
+  std::shared_ptr<const TcpServerContext> shared_;
+  const TcpServerContext& context_;
+  std::vector<std::byte> staging_;
+  std::uint32_t unacknowledged_ = 0;  // writes in place, up to `written_`, that the peer has not been told of
+  std::uint64_t written_ = 0;
+};
+
+}  // namespace
+
+Task<void> ServeTcpData(std::shared_ptr<Stream> stream, std::shared_ptr<const TcpServerContext> context) {
+  DataServer server(stream, std::move(context));
+  const Status ended = co_await server.Run();
+  if (!ended && ended.error().code() == Errc::kCorrupt) {
+    MC_LOG(info, "{}", Within("data connection from " + ToString(stream->remote()), ended.error()).Text());
+  }
+  stream->Close();
+}
+
+}  // namespace mooncake

@@ -1,0 +1,27 @@
+// TCP: the transport that always works. A few long-lived connections per peer to its common port; gather lists and
+// bytes in frames of at most 2 MiB, acknowledged once the bytes are in place, each under a CRC32C.
+#pragma once
+
+#include <functional>
+#include <memory>
+
+#include "base/metrics.h"
+#include "memory/copy.h"
+#include "memory/region_table.h"
+#include "transport/transport.h"
+#include "wire/handshake.h"
+
+namespace mooncake {
+
+struct TcpOptions {
+  std::size_t lanes = 2;             ///< Connections per peer.
+  std::size_t frames_in_flight = 8;  ///< Unacknowledged frames per lane: 16 MiB.
+};
+
+/// `introduce` tells who this side is, at each dial. `world` and `metrics` outlive the transport.
+[[nodiscard]] std::unique_ptr<Transport> MakeTcpTransport(World& world, Metrics& metrics,
+                                                          std::shared_ptr<const RegionTable> regions,
+                                                          const CopyEngine& copy, std::function<Introduction()> introduce,
+                                                          TcpOptions options);
+
+}  // namespace mooncake
