@@ -1,0 +1,225 @@
+#include "engine/engine.h"
+
+#include <gtest/gtest.h>
+
+#include <numeric>
+
+#include "base/test_loop.h"
+#include "base/test_support.h"
+#include "directory/p2p/p2p_directory.h"
+#include "transport/tcp/tcp_transport.h"
+
+namespace mooncake {
+namespace {
+
+using namespace std::chrono_literals;
+
+// An engine with its port, as one process has it.
+class Node {
+ public:
+  Node(World& world, std::string label, std::uint16_t port = 0) : world_(world) {
+    directory_ = MakeP2pDirectory(world);
+    port_ = std::make_shared<PortServer>(world, metrics_, PortServerOptions{});
+    Identity identity{world.random.DrawInstanceId(), 1, std::move(label), world.network.host(), "test"};
+    engine_ = std::make_unique<Engine>(world, metrics_, port_, *directory_, identity, EngineOptions{});
+    engine_->AddTransport(MakeTcpTransport(world, metrics_, engine_->regions(), CopyEngine::Plain(),
+                                           [this] { return engine_->Introduce(); }, TcpOptions{}));
+    Result<std::unique_ptr<Listener>> listener = world.network.Listen(world.control, {IpAddress::LoopbackV4(), port});
+    EXPECT_TRUE(Succeeds(listener));
+    at_ = (*listener)->bound();
+    std::shared_ptr<Listener> shared = std::move(*listener);
+    RunOn(world, [&]() -> Task<void> {
+      engine_->Start();
+      port_->Serve(shared);
+      co_return;
+    });
+  }
+  ~Node() { Stop(); }
+  void Stop() {
+    if (!engine_) return;
+    Hang();
+    engine_ = nullptr;
+  }
+  // As a crash looks from outside: the port and every connection are gone.
+  void Hang() {
+    RunOn(world_, [this]() -> Task<void> {
+      port_->Close(Error{ErrorId::kClosed, "the node stops"});
+      co_return;
+    });
+  }
+  Engine& engine() { return *engine_; }
+  std::string address() const { return ToString(at_); }
+  std::uint16_t port() const { return at_.port; }
+
+ private:
+  World& world_;
+  Metrics metrics_;
+  std::unique_ptr<Directory> directory_;
+  std::shared_ptr<PortServer> port_;
+  std::unique_ptr<Engine> engine_;
+  Endpoint at_;
+};
+
+class EngineTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::iota(reinterpret_cast<unsigned char*>(source_.data()), reinterpret_cast<unsigned char*>(source_.data() + source_.size()), 1);
+    ASSERT_TRUE(Succeeds(a_->engine().Register(source_.data(), source_.size())));
+    ASSERT_TRUE(Succeeds(b_->engine().Register(target_.data(), target_.size())));
+    Result<PeerPtr> peer = a_->engine().ConnectNow(b_->address(), In(5s));
+    ASSERT_TRUE(Succeeds(peer));
+    peer_ = *peer;
+    ASSERT_EQ(peer_->ListedRegions().size(), 1U);
+    region_ = peer_->ListedRegions()[0];
+  }
+  void TearDown() override {
+    a_->Stop();
+    b_->Stop();
+    real_.Stop();
+  }
+  Instant In(Duration duration) { return After(world_.clock.Now(), duration); }
+  Status Move(Direction direction, std::vector<Copy> copies, Duration timeout = 10s) {
+    return a_->engine().Run(peer_, direction, copies, {.deadline = In(timeout)});
+  }
+
+  RealWorld real_;
+  World& world_ = real_.world();
+  std::vector<std::byte> source_ = std::vector<std::byte>(8 << 20);
+  std::vector<std::byte> target_ = std::vector<std::byte>(8 << 20);
+  std::unique_ptr<Node> a_ = std::make_unique<Node>(world_, "a");
+  std::unique_ptr<Node> b_ = std::make_unique<Node>(world_, "b");
+  PeerPtr peer_;
+  RegionInfo region_;
+};
+
+TEST_F(EngineTest, WritesAndReadsOfEverySize) {
+  for (const std::uint64_t length : {std::uint64_t{0}, std::uint64_t{1}, std::uint64_t{63}, std::uint64_t{4096}, std::uint64_t{100'001}, std::uint64_t{5 << 20}}) {
+    std::fill(target_.begin(), target_.end(), std::byte{0});
+    ASSERT_TRUE(Succeeds(Move(Direction::kWrite, {{source_.data() + 3, region_.id, 5, length}}))) << length;
+    EXPECT_TRUE(std::equal(source_.begin() + 3, source_.begin() + 3 + static_cast<long>(length), target_.begin() + 5)) << length;
+    EXPECT_EQ(target_[5 + length], std::byte{0});
+    std::fill(source_.begin(), source_.end(), std::byte{9});
+    ASSERT_TRUE(Succeeds(Move(Direction::kRead, {{source_.data(), region_.id, 5, length}})));
+    EXPECT_TRUE(std::equal(source_.begin(), source_.begin() + static_cast<long>(length), target_.begin() + 5)) << length;
+    EXPECT_EQ(source_[length], std::byte{9});
+    std::iota(reinterpret_cast<unsigned char*>(source_.data()), reinterpret_cast<unsigned char*>(source_.data() + source_.size()), 1);
+  }
+}
+
+TEST_F(EngineTest, ABatchOfAHundredThousandRanges) {
+  std::vector<Copy> copies;
+  for (std::uint64_t i = 0; i < 65536; ++i) copies.push_back({source_.data() + i * 128, region_.id, (65535 - i) * 128, 128});
+  ASSERT_TRUE(Succeeds(Move(Direction::kWrite, copies)));
+  for (std::uint64_t i = 0; i < 65536; ++i) {
+    ASSERT_TRUE(std::equal(source_.begin() + static_cast<long>(i * 128), source_.begin() + static_cast<long>(i * 128 + 128),
+                           target_.begin() + static_cast<long>((65535 - i) * 128)));
+  }
+  std::vector<std::byte> before = source_;
+  std::fill(source_.begin(), source_.end(), std::byte{0});
+  ASSERT_TRUE(Succeeds(Move(Direction::kRead, copies)));
+  EXPECT_EQ(source_, before);
+}
+
+TEST_F(EngineTest, WrongRangesAreRefusedAndChangeNothing) {
+  EXPECT_TRUE(FailsWith(Move(Direction::kWrite, {{source_.data(), region_.id, target_.size() - 1, 2}}), ErrorId::kOutOfRegion));
+  EXPECT_TRUE(FailsWith(Move(Direction::kWrite, {{source_.data(), RegionId{77}, 0, 2}}), ErrorId::kRegionUnknown));
+  std::byte unregistered[8] = {};
+  EXPECT_TRUE(FailsWith(Move(Direction::kWrite, {{unregistered, region_.id, 0, 2}}), ErrorId::kNotRegistered));
+  EXPECT_TRUE(FailsWith(Move(Direction::kWrite, {{source_.data() + source_.size() - 1, region_.id, 0, 2}}), ErrorId::kNotRegistered));
+  EXPECT_EQ(std::count(target_.begin(), target_.end(), std::byte{0}), static_cast<long>(target_.size()));
+}
+
+TEST_F(EngineTest, ARegionKeyIsNeeded) {
+  const auto other = b_->engine().Register(std::vector<std::byte>(100).data(), 100, {.listed = false});
+  ASSERT_TRUE(Succeeds(other));
+  EXPECT_TRUE(FailsWith(Move(Direction::kWrite, {{source_.data(), other->id, 0, 2}}), ErrorId::kRegionUnknown));
+  RegionInfo forged = *other;
+  forged.key = RegionKey{static_cast<std::uint64_t>(forged.key) ^ 1};
+  peer_->AddRegion(forged);
+  EXPECT_TRUE(FailsWith(Move(Direction::kWrite, {{source_.data(), other->id, 0, 2}}), ErrorId::kBadRegionKey));
+  ASSERT_TRUE(Succeeds(b_->engine().Unregister(other->id)));
+}
+
+TEST_F(EngineTest, ABatchIsWaitedForPolledAwaitedAndCalledBack) {
+  const auto submit = [this] {
+    return a_->engine().Submit(peer_, Direction::kWrite, {{source_.data(), region_.id, 0, 1 << 20}}, {.deadline = In(5s)});
+  };
+  EXPECT_TRUE(Succeeds(submit()->Wait()));
+  const std::shared_ptr<Batch> polled = submit();
+  while (!polled->Poll()) std::this_thread::yield();
+  EXPECT_TRUE(Succeeds(*polled->Poll()));
+  EXPECT_EQ(polled->transport(), "tcp");
+  std::promise<void> called;
+  submit()->OnDone([&called](const Status& status) {
+    EXPECT_TRUE(Succeeds(status));
+    called.set_value();
+  });
+  called.get_future().wait();
+  RunOn(world_, [&]() -> Task<void> {
+    const auto batch = submit();
+    const Status done = co_await batch->Done();
+    EXPECT_TRUE(Succeeds(done));
+  });
+}
+
+TEST_F(EngineTest, NotificationsArriveOnceAndAfterTheBytes) {
+  for (int i = 0; i < 10; ++i) {
+    const auto batch = a_->engine().Submit(peer_, Direction::kWrite, {{source_.data(), region_.id, 0, 1000}},
+                                           {.deadline = In(5s), .notify = std::pair{std::string("done"), std::to_string(i)}});
+    ASSERT_TRUE(Succeeds(batch->Wait()));
+  }
+  const std::vector<Notification> got = b_->engine().TakeNotifications();
+  ASSERT_EQ(got.size(), 10U);
+  EXPECT_EQ(got[9].message, "9");
+  EXPECT_EQ(got[0].sender, a_->engine().identity().id);
+  EXPECT_TRUE(b_->engine().TakeNotifications().empty());
+}
+
+TEST_F(EngineTest, ADeadPeerFailsAtOnceAndItsSuccessorIsAnotherPeer) {
+  const std::uint16_t port = b_->port();
+  b_->Stop();
+  const Instant begin = world_.clock.Now();
+  EXPECT_TRUE(FailsWith(Move(Direction::kWrite, {{source_.data(), region_.id, 0, 100}}), ErrorId::kPeerGone));
+  EXPECT_LT(world_.clock.Now() - begin, 2s);
+  Node successor(world_, "b", port);
+  EXPECT_TRUE(FailsWith(Move(Direction::kWrite, {{source_.data(), region_.id, 0, 100}}), ErrorId::kPeerGone));
+  const Result<PeerPtr> again = a_->engine().ConnectNow(b_->address(), In(5s));
+  ASSERT_TRUE(Succeeds(again));
+  EXPECT_NE((*again)->identity().id, peer_->identity().id);
+  a_->Stop();
+}
+
+TEST_F(EngineTest, AnUnregisteredRegionIsNotTouchedAnyMore) {
+  ASSERT_TRUE(Succeeds(b_->engine().Unregister(region_.id)));
+  EXPECT_TRUE(FailsWith(Move(Direction::kWrite, {{source_.data(), region_.id, 0, 100}}), ErrorId::kRegionUnknown));
+  EXPECT_TRUE(FailsWith(b_->engine().Unregister(region_.id), ErrorId::kRegionUnknown));
+}
+
+TEST_F(EngineTest, CancelledAndLateBatchesEnd) {
+  EXPECT_TRUE(FailsWith(Move(Direction::kWrite, {{source_.data(), region_.id, 0, 100}}, -1s), ErrorId::kDeadline));
+  const auto batch = a_->engine().Submit(peer_, Direction::kWrite, {{source_.data(), region_.id, 0, 8 << 20}}, {.deadline = In(5s)});
+  batch->Cancel();
+  const Status status = batch->Wait();
+  EXPECT_TRUE(status || status.error().id == ErrorId::kCancelled);
+}
+
+TEST_F(EngineTest, FourThreadsAtOnce) {
+  std::vector<std::thread> threads;
+  for (std::uint64_t t = 0; t < 4; ++t) {
+    threads.emplace_back([this, t] {
+      for (int i = 0; i < 50; ++i) {
+        const std::uint64_t offset = t << 20;
+        EXPECT_TRUE(Succeeds(Move(Direction::kWrite, {{source_.data() + offset, region_.id, offset, 200'000}})));
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_TRUE(std::equal(source_.begin() + (3 << 20), source_.begin() + (3 << 20) + 200'000, target_.begin() + (3 << 20)));
+  const std::vector<PathRow> paths = a_->engine().Paths();
+  ASSERT_EQ(paths.size(), 1U);
+  EXPECT_TRUE(paths[0].usable);
+  EXPECT_EQ(paths[0].transfers, 200U);
+}
+
+}  // namespace
+}  // namespace mooncake
