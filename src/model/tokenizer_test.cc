@@ -18,7 +18,7 @@ TEST(TokenText, GoldenWords) {
   EXPECT_EQ(TokenText(0), " ba");
   EXPECT_EQ(TokenText(99), " zu");
   EXPECT_EQ(TokenText(100), " beba");
-  EXPECT_EQ(TokenText(128255), " dizeza");
+  EXPECT_EQ(TokenText(128255), " diwipa");
   EXPECT_EQ(TokenText(std::numeric_limits<Token>::max()).size(), 11u);
 }
 
