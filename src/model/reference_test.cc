@@ -57,6 +57,11 @@ TEST(Reference, AnswersAsThePlainComputationDoes) {
   }
 }
 
+TEST(Reference, NoTokensAreAnAnswerToo) {
+  Reference reference(Tiny());
+  EXPECT_THAT(reference.Generate(Prompt(3), 0), testing::IsEmpty());
+}
+
 TEST(Reference, RowsLargerThanTheScratchAreServedToo) {
   ModelShape wide = FindModel("tiny").value();
   wide.head_dim = 8192;

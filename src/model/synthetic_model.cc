@@ -89,13 +89,13 @@ SyntheticModel::SyntheticModel(ScaledShape shape)
 
 std::vector<Chain> SyntheticModel::Chains(std::span<const Token> tokens) const {
   std::vector<Chain> chains;
+  chains.reserve(tokens.size());
   AppendChains(tokens, chains);
   return chains;
 }
 
 void SyntheticModel::AppendChains(std::span<const Token> tokens, std::vector<Chain>& chains) const {
   Chain chain = chains.empty() ? initial_chain_ : chains.back();
-  chains.reserve(chains.size() + tokens.size());
   for (const Token token : tokens) {
     chain = Advance(chain, token, chains.size());
     chains.push_back(chain);

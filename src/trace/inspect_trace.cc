@@ -4,12 +4,9 @@
 
 #include <algorithm>
 #include <boost/unordered/unordered_flat_set.hpp>
-#include <chrono>
 #include <cmath>
 #include <numeric>
 #include <vector>
-
-#include "base/units.h"
 
 namespace mooncake {
 namespace {
@@ -79,8 +76,8 @@ TraceStatistics InspectTrace(const Trace& trace) {
 }
 
 std::string StatisticsText(const TraceStatistics& statistics) {
-  std::string text = fmt::format("requests        {} in {}", statistics.requests,
-                                 FormatDuration(std::chrono::milliseconds(statistics.duration_ms)));
+  const double duration_s = static_cast<double>(statistics.duration_ms) / 1000;
+  std::string text = fmt::format("requests        {} in {:.1f} s", statistics.requests, duration_s);
   if (statistics.duration_ms > 0)
     text += fmt::format(", {:.2f} per second", statistics.requests_per_second());
   text += "\n";

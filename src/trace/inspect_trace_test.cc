@@ -54,7 +54,7 @@ TEST(StatisticsText, SaysItToPeople) {
   const std::string text =
       StatisticsText(InspectTrace({{0, 512, 10, {0}}, {2000, 1024, 30, {0, 1}}}));
   EXPECT_EQ(text,
-            "requests        2 in 2 s, 1.00 per second\n"
+            "requests        2 in 2.0 s, 1.00 per second\n"
             "input tokens    1536 in all, mean 768, p50 512, p90 1024, p99 1024, max 1024\n"
             "output tokens   40 in all, mean 20, p50 10, p90 30, p99 30, max 30\n"
             "blocks          2 distinct, of 512 tokens\n"
