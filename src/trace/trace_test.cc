@@ -105,14 +105,15 @@ TEST(TokensOf,
 
 TEST(TokensOf, ABlockIsMadeFromItsIdAlone) {
   const std::vector<Token> one = TokensOf({0, 1536, 1, {1, 2, 3}}, 1024);
-  const std::vector<Token> other = TokensOf({5, 1100, 9, {4, 2, 3}}, 1024);
+  const std::vector<Token> other = TokensOf({5, 1612, 9, {4, 2, 1, 3}}, 1024);
   const auto block = [](const std::vector<Token>& tokens, long index, long length) {
     const auto begin = tokens.begin() + index * kTraceBlockTokens;
     return std::vector<Token>(begin, begin + length);
   };
   EXPECT_NE(block(one, 0, 512), block(other, 0, 512));
   EXPECT_EQ(block(one, 1, 512), block(other, 1, 512));
-  EXPECT_EQ(block(one, 2, 76), block(other, 2, 76));
+  EXPECT_EQ(block(one, 0, 512), block(other, 2, 512)) << "wherever it stands";
+  EXPECT_EQ(block(one, 2, 76), block(other, 3, 76));
   for (const Token token : one) EXPECT_LT(token, 1024u);
 }
 
