@@ -1,0 +1,149 @@
+#include "instance/partners.h"
+
+#include <fmt/format.h>
+
+#include "wire/messages.pb.h"
+
+namespace mooncake {
+namespace {
+
+constexpr Duration kAgeMax = std::chrono::seconds(1);
+constexpr Duration kProbeTimeout = std::chrono::milliseconds(500);
+constexpr Duration kSuspicion = std::chrono::seconds(2);
+constexpr Duration kPause = std::chrono::milliseconds(100);
+constexpr std::size_t kAskedMax = 16;  // candidates asked for one request
+
+}  // namespace
+
+bool Partners::Fits(const Record& record, Role role) const {
+  if (record.identity.id == core_.engine.identity().id) return false;
+  const auto attribute = [&record](const char* name) {
+    const auto found = record.attributes.find(name);
+    return found == record.attributes.end() ? std::string() : found->second;
+  };
+  const std::string theirs = attribute("role");
+  return attribute("model") == core_.model_id && (theirs == ToString(role) || theirs == ToString(Role::kBoth));
+}
+
+bool Partners::Knows(Role role) const {
+  return std::any_of(records_.begin(), records_.end(), [this, role](const Record& r) { return Fits(r, role); });
+}
+
+void Partners::Suspect(const InstanceId& id) {
+  suspects_[id] = After(core_.world.clock.Now(), kSuspicion);
+  stale_ = true;
+}
+
+Task<Status> Partners::Refresh(Duration age_max, Instant deadline) {
+  const Instant now = core_.world.clock.Now();
+  if (!stale_ && now - fetched_ < age_max) co_return Status{};
+  Result<std::vector<Record>> records = co_await directory_.List(deadline);
+  if (!records) {
+    last_error_ = records.error();
+    fetched_ = core_.world.clock.Now();  // connected partners go on; ask again after a while
+    stale_ = false;
+    co_return Fail(records.error());
+  }
+  last_error_.reset();
+  records_ = std::move(*records);
+  fetched_ = core_.world.clock.Now();
+  stale_ = false;
+  std::erase_if(suspects_, [now](const auto& entry) { return entry.second <= now; });
+  co_return Status{};
+}
+
+Task<void> Partners::Ask(Record record, std::string body, InstanceId preferred, Instant deadline, std::shared_ptr<Asked> asked,
+                         std::shared_ptr<std::function<void()>> done) {
+  const InstanceId id = record.identity.id;
+  auto connect = core_.engine.Connect(std::move(record), deadline);
+  Result<PeerPtr> peer = co_await std::move(connect);
+  Error failure;
+  if (peer) {
+    auto call = (*peer)->Call(Method::kProbe, std::move(body), deadline, {});
+    const Result<Reply> reply = co_await std::move(call);
+    pb::ProbeReply answer;
+    if (reply && Parse(reply->body, answer)) {
+      asked->peer = *peer;
+      asked->answer = Candidate{.id = id,
+                                .tokens_cached = std::uint64_t{answer.pages_cached()} * core_.shape().page_tokens,
+                                .tokens_queued = answer.queued_tokens(),
+                                .queue_length = answer.queue_length(),
+                                .queue_max = answer.queue_max(),
+                                .draining = answer.draining(),
+                                .preferred = id == preferred};
+      last_failures_.erase(id);
+    } else {
+      failure = reply ? Error{ErrorId::kBadFrame, "ProbeReply"} : reply.error();
+    }
+  } else {
+    failure = peer.error();
+  }
+  if (!asked->answer) {
+    Suspect(id);
+    last_failures_[id] = failure.Text();
+  }
+  (*done)();
+}
+
+Task<Result<PeerPtr>> Partners::Choose(Role role, const std::vector<Chain>& page_ends, std::size_t prompt_tokens,
+                                       std::set<InstanceId> avoid, InstanceId preferred, Instant deadline) {
+  pb::ProbeRequest request;
+  for (const Chain chain : page_ends) request.add_page_chains(static_cast<std::uint64_t>(chain));
+  const std::string body = request.SerializeAsString();
+  std::string reason;
+  for (;;) {
+    const Status refreshed = co_await Refresh(kAgeMax, deadline);
+    const Instant now = core_.world.clock.Now();
+    std::vector<Record> fitting;
+    for (const Record& record : records_) {
+      if (Fits(record, role)) fitting.push_back(record);
+    }
+    // Whoever failed lately is asked only when nobody else is there.
+    const auto trusted = [&](const Record& r) {
+      const auto suspect = suspects_.find(r.identity.id);
+      return !avoid.contains(r.identity.id) && (suspect == suspects_.end() || suspect->second <= now);
+    };
+    if (std::any_of(fitting.begin(), fitting.end(), trusted)) std::erase_if(fitting, [&](const Record& r) { return !trusted(r); });
+    if (fitting.size() > kAskedMax) {
+      for (std::size_t i = 0; i < kAskedMax; ++i) std::swap(fitting[i], fitting[i + core_.world.random.Below(fitting.size() - i)]);
+      fitting.resize(kAskedMax);
+    }
+
+    std::vector<std::shared_ptr<Asked>> answers;
+    const auto all = std::make_shared<OneShot<bool>>();
+    const auto left = std::make_shared<std::size_t>(fitting.size());
+    const auto done = std::make_shared<std::function<void()>>([all, left] {
+      if (--*left == 0) all->Set(true);
+    });
+    const Instant limit = std::min(deadline, After(now, kProbeTimeout));
+    for (const Record& record : fitting) {
+      answers.push_back(std::make_shared<Asked>());
+      Spawn(core_.world.control, Ask(record, body, preferred, limit, answers.back(), done));
+    }
+    if (!fitting.empty()) co_await all->Get();
+    std::vector<Candidate> candidates;
+    std::vector<PeerPtr> peers;
+    for (const auto& answer : answers) {
+      if (!answer->answer) continue;
+      candidates.push_back(*answer->answer);
+      peers.push_back(answer->peer);
+    }
+    if (const std::optional<std::size_t> chosen = ChoosePartner(candidates, prompt_tokens)) co_return peers[*chosen];
+
+    if (fitting.empty()) {
+      reason = fmt::format("no {} instance for {} is registered in {}", ToString(role), core_.model_id, directory_.Describe());
+    } else if (candidates.empty()) {
+      const auto failure = last_failures_.find(fitting[0].identity.id);
+      reason = fmt::format("{} of {} {} instances answer; {}", 0, fitting.size(), ToString(role),
+                           failure == last_failures_.end() ? Describe(fitting[0].identity) : failure->second);
+    } else {
+      reason = fmt::format("all {} {} instances are full or draining", candidates.size(), ToString(role));
+    }
+    if (last_error_) reason += "; " + last_error_->Text();
+    if (After(core_.world.clock.Now(), kPause) >= deadline) co_return Fail(ErrorId::kNoPartner, reason);
+    stale_ = true;
+    co_await core_.world.clock.SleepFor(core_.world.control, kPause);
+  }
+}
+
+}  // namespace mooncake

@@ -1,0 +1,49 @@
+// The instances that this one works with: found in the directory, asked what they have, chosen.
+#pragma once
+
+#include <map>
+#include <set>
+
+#include "conductor/partner_choice.h"
+#include "directory/directory.h"
+#include "instance/core.h"
+
+namespace mooncake {
+
+class Partners {
+ public:
+  Partners(InstanceCore& core, Directory& directory) : core_(core), directory_(directory) {}
+
+  /// An instance of `role` (or both) with the same model that answers and has room: the one that will be ready first.
+  /// Waits for one until `deadline`, at most `wait_max`. `avoid` names those that failed this request already; they
+  /// are taken again when nobody else is there. kNoPartner says why.
+  [[nodiscard]] Task<Result<PeerPtr>> Choose(Role role, const std::vector<Chain>& page_ends, std::size_t prompt_tokens,
+                                             std::set<InstanceId> avoid, InstanceId preferred, Instant deadline);
+  /// Live records of this cluster as last seen.
+  [[nodiscard]] const std::vector<Record>& records() const noexcept { return records_; }
+  /// Fetches them if they are older than `age_max`. Errors leave what was known.
+  [[nodiscard]] Task<Status> Refresh(Duration age_max, Instant deadline);
+  [[nodiscard]] bool Knows(Role role) const;
+  /// It has just failed: it is asked last for a while, and its record is fetched again.
+  void Suspect(const InstanceId& id);
+
+ private:
+  struct Asked {
+    PeerPtr peer;
+    std::optional<Candidate> answer;
+  };
+  [[nodiscard]] bool Fits(const Record& record, Role role) const;
+  Task<void> Ask(Record record, std::string body, InstanceId preferred, Instant deadline, std::shared_ptr<Asked> asked,
+                 std::shared_ptr<std::function<void()>> done);
+
+  InstanceCore& core_;
+  Directory& directory_;
+  std::vector<Record> records_;
+  Instant fetched_{};
+  bool stale_ = true;
+  std::optional<Error> last_error_;
+  std::map<InstanceId, Instant> suspects_;  // until when
+  std::map<InstanceId, std::string> last_failures_;
+};
+
+}  // namespace mooncake
