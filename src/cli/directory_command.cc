@@ -1,0 +1,70 @@
+// mooncake directory: carries the directory for several hosts that have no etcd.
+#include <fmt/format.h>
+
+#include <future>
+
+#include "base/log.h"
+#include "cli/command.h"
+#include "directory/memory/directory_server.h"
+#include "wire/port_server.h"
+
+namespace mooncake {
+namespace {
+
+constexpr OptionSpec kOptions[] = {
+    {"listen", "0.0.0.0:7700", Unit::kText, "Address and port to listen at."},
+    {"log_level", "info", Unit::kChoice, "What is logged to stderr.", "debug|info|warn|error|off"},
+};
+
+int RunDirectory(CommandInput& input) {
+  if (!input.words.empty()) return Report({ErrorId::kUsage, fmt::format("\"{}\" is no flag", input.words[0])});
+  SetLogLevel(input.options.Text("log_level"));
+  World& world = input.real.world();
+  const Result<Endpoint> at = ParseEndpoint(input.options.Text("listen"));
+  if (!at) return Report(Within("--listen", at.error()));
+  const auto stop = std::make_shared<std::promise<void>>();
+  input.real.OnStopSignal([stop, told = std::make_shared<bool>(false)] {
+    if (!std::exchange(*told, true)) stop->set_value();
+  });
+  Result<std::unique_ptr<Listener>> listener = world.network.Listen(world.control, *at);
+  if (!listener) return Report(listener.error());
+  const Endpoint bound = (*listener)->bound();
+  Metrics metrics;
+  const auto port = std::make_shared<PortServer>(world, metrics, PortServerOptions{});
+  const auto server = std::make_shared<DirectoryServer>(world);
+  const Identity identity{world.random.DrawInstanceId(), 1, "directory", world.network.host(), MOONCAKE_VERSION};
+  port->introduce = [identity] { return Introduction{identity, {}, {}}; };
+  port->on_http = [&metrics](HttpExchange& exchange) -> Task<void> {
+    const bool known = exchange.request().path() == "/metrics" || exchange.request().path() == "/health";
+    auto respond = exchange.Respond(known ? 200 : 404, "text/plain; version=0.0.4", known ? metrics.Text() : "", {});
+    const Status sent = co_await std::move(respond);
+    static_cast<void>(sent);
+  };
+  server->AddTo(port->router);
+  std::shared_ptr<Listener> shared = std::move(*listener);
+  Post(world.control, [port, shared] { port->Serve(shared); });
+  fmt::print("the directory is ready: metadata_server = \"mooncake://{}\"\n", ToString(bound));
+  std::fflush(stdout);
+  stop->get_future().wait();
+  std::promise<void> closed;
+  Post(world.control, [port, &closed] {
+    port->Close(Error{ErrorId::kClosed, "the directory stops"});
+    closed.set_value();
+  });
+  closed.get_future().wait();
+  return kExitOk;
+}
+
+}  // namespace
+
+const Command kDirectoryCommand = {
+    "directory",
+    "Carries the directory for several hosts, without etcd",
+    "directory [--listen ADDRESS:PORT]",
+    "Instances find it with metadata_server = \"mooncake://HOST:PORT\". It keeps records in memory only: after a restart the\n"
+    "living instances register again by themselves within seconds. On a single host it is not needed.\n",
+    kOptions,
+    &RunDirectory,
+};
+
+}  // namespace mooncake
