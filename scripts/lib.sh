@@ -1,0 +1,100 @@
+# Helpers of ./run: packages, building, counting.
+
+build_packages=(build-essential cmake ninja-build pkg-config ccache mold libboost1.81-dev libprotobuf-dev protobuf-compiler
+  libfmt-dev libspdlog-dev libcli11-dev libexpected-dev libxxhash-dev prometheus-cpp-dev libgtest-dev libgmock-dev
+  libbenchmark-dev)
+test_packages=(etcd-server iproute2 python3 curl)
+
+# Installs the packages that are missing; does nothing, and needs no right, where all are there.
+install_packages() {
+  local missing=() package
+  for package in "$@"; do
+    dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
+  done
+  [ ${#missing[@]} -eq 0 ] && return 0
+  local sudo=()
+  if [ "$(id -u)" -ne 0 ]; then
+    command -v sudo >/dev/null || { echo "run: install these packages first: ${missing[*]}" >&2; return 1; }
+    sudo=(sudo)
+  fi
+  echo "installing ${missing[*]}"
+  "${sudo[@]}" apt-get update -qq
+  # etcd-server would start a service of its own, which nobody here asked for.
+  local policy=/usr/sbin/policy-rc.d made=
+  if [ ! -e $policy ]; then printf '#!/bin/sh\nexit 101\n' | "${sudo[@]}" tee $policy >/dev/null; "${sudo[@]}" chmod +x $policy; made=1; fi
+  DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+  [ -z "$made" ] || "${sudo[@]}" rm -f $policy
+}
+
+# build PRESET [TARGET ...]
+build_preset() {
+  local preset="$1"; shift
+  local folder=build
+  [ "$preset" = dev ] || folder="build/$preset"
+  if ! cmake --preset "$preset" >"/tmp/mooncake-cmake-$$.log" 2>&1; then
+    cat "/tmp/mooncake-cmake-$$.log" >&2; rm -f "/tmp/mooncake-cmake-$$.log"; return 1
+  fi
+  rm -f "/tmp/mooncake-cmake-$$.log"
+  ninja -C "$folder" "$@" | { grep -v '^\[.*Building\|^ninja: Entering' || true; }
+  return "${PIPESTATUS[0]}"
+}
+
+passed=0 failed=0 skipped=0
+
+# count NAME COMMAND...: one step that passes or fails as a whole.
+count() {
+  local name="$1"; shift
+  local begin=$SECONDS
+  if "$@"; then
+    passed=$((passed + 1)); echo "ok      $name ($((SECONDS - begin)) s)"
+  else
+    failed=$((failed + 1)); echo "FAILED  $name"
+  fi
+}
+
+# count_gtest FOLDER: every test executable in it, two at a time; adds up what they counted.
+count_gtest() {
+  local folder="$1" reports
+  reports=$(mktemp -d)
+  find "$folder" -maxdepth 1 -name '*_test' -type f -executable | sort | xargs -P 2 -I{} bash -c '
+    name=$(basename "{}")
+    if timeout 300 "{}" --gtest_brief=1 --gtest_output="xml:$1/$name.xml" >"$1/$name.log" 2>&1; then :; else echo $? >"$1/$name.rc"; fi' _ "$reports"
+  local binary name
+  while read -r binary; do
+    name=$(basename "$binary")
+    local p=0 f=0 s=0
+    if [ -f "$reports/$name.xml" ]; then
+      read -r p f s < <(python3 scripts/count_gtest.py "$reports/$name.xml")
+    fi
+    if [ -f "$reports/$name.rc" ]; then
+      [ "$f" -gt 0 ] || f=1
+      tail -n 60 "$reports/$name.log"
+    fi
+    grep -h '^\(.*\)Skipped$\|SKIPPED' -A1 "$reports/$name.log" | head -n 20 || true
+    printf '%-8s%s: %d passed, %d failed, %d skipped\n' "$([ "$f" -eq 0 ] && echo ok || echo FAILED)" "$name" "$p" "$f" "$s"
+    passed=$((passed + p)); failed=$((failed + f)); skipped=$((skipped + s))
+  done < <(find "$folder" -maxdepth 1 -name '*_test' -type f -executable | sort)
+  rm -rf "$reports"
+}
+
+# count_unittest FILE...: Python test files, one process each.
+count_unittest() {
+  local file report p f s
+  for file in "$@"; do
+    report=$(mktemp)
+    local rc=0
+    timeout 600 python3 scripts/count_unittest.py "$file" "$report" || rc=$?
+    p=0 f=0 s=0
+    [ -s "$report" ] && read -r p f s <"$report"
+    [ "$rc" -eq 0 ] || [ "$f" -gt 0 ] || f=1
+    printf '%-8s%s: %d passed, %d failed, %d skipped\n' "$([ "$f" -eq 0 ] && echo ok || echo FAILED)" "$file" "$p" "$f" "$s"
+    passed=$((passed + p)); failed=$((failed + f)); skipped=$((skipped + s))
+    rm -f "$report"
+  done
+}
+
+# The closing line; the exit status says whether all is well.
+summary() {
+  echo "$passed passed, $failed failed, $skipped skipped"
+  [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
+}
