@@ -11,7 +11,7 @@
 #include "engine/connector.h"
 #include "engine/notifications.h"
 #include "engine/region_messages.h"
-#include "engine/worker.h"
+#include "base/worker.h"
 #include "wire/messages.pb.h"
 
 namespace mooncake {

@@ -4,7 +4,7 @@
 #include <functional>
 
 #include "base/world.h"
-#include "engine/worker.h"
+#include "base/worker.h"
 
 namespace mooncake {
 

@@ -129,10 +129,10 @@ Task<Result<Generation>> DecodeService::Generate(std::vector<Token> prompt, std:
             std::min(deadline, After(core_.world.clock.Now(), core_.limits.request_timeout)),
             std::move(abandon), std::move(sink), {}, {}, KvSequence(core_.cache), {}, {}};
   const std::uint64_t tokens = work.prompt.size();
-  if (core_.PagesFor(tokens + tokens_max) > core_.memory.pages() || tokens + tokens_max > core_.shape().max_context) {
-    co_return Fail(ErrorId::kKvFull, fmt::format("{} + {} tokens; there is room for {} and the model takes {}", tokens, tokens_max,
-                                                 std::uint64_t{core_.memory.pages()} * core_.shape().page_tokens,
-                                                 core_.shape().max_context));
+  // The published context length is a promise about a real model's answers; what bounds this one is its memory.
+  if (core_.PagesFor(tokens + tokens_max) > core_.memory.pages()) {
+    co_return Fail(ErrorId::kKvFull, fmt::format("{} + {} tokens, there is room for {}", tokens, tokens_max,
+                                                 std::uint64_t{core_.memory.pages()} * core_.shape().page_tokens));
   }
   queued_tokens_ += tokens;
   const Status entered = co_await turnstile_.Enter();

@@ -1,0 +1,53 @@
+#include "replay/report.h"
+
+#include <gtest/gtest.h>
+
+#include <boost/json.hpp>
+
+namespace mooncake {
+namespace {
+
+using namespace std::chrono_literals;
+
+ReplayOutcome Answered(Duration first, Duration whole) {
+  ReplayOutcome outcome;
+  outcome.answered = true;
+  outcome.first_token = first;
+  outcome.whole = whole;
+  outcome.prompt_tokens = 1000;
+  outcome.generated_tokens = 11;
+  outcome.cached_tokens = 250;
+  outcome.bytes_by_path = {{"shm", 1 << 20}};
+  return outcome;
+}
+
+TEST(ReplayReport, TellsLatencyThroughputPathsAndErrors) {
+  ReplayReport report;
+  for (int i = 1; i <= 100; ++i) report.Add(Answered(1ms * i, 1ms * i + 100ms));
+  ReplayOutcome failed;
+  failed.error = "E501 no partner instance";
+  report.Add(failed);
+  report.AddCheck(ReplayOutcome::Check::kRight);
+  report.AddCheck(ReplayOutcome::Check::kWrong);
+  const boost::json::object json = boost::json::parse(report.Json({}, 10s, true)).as_object();
+  EXPECT_EQ(json.at("answered").as_int64(), 100);
+  EXPECT_EQ(json.at("failed").as_int64(), 1);
+  EXPECT_EQ(json.at("wrong").as_int64(), 1);
+  EXPECT_DOUBLE_EQ(json.at("latency_ms").at("first_token").at("p50").as_double(), 50);
+  EXPECT_DOUBLE_EQ(json.at("latency_ms").at("between_tokens").at("p99").as_double(), 10);
+  EXPECT_DOUBLE_EQ(json.at("throughput").at("requests_per_s").as_double(), 10);
+  EXPECT_DOUBLE_EQ(json.at("prefix_hit_ratio").as_double(), 0.25);
+  EXPECT_EQ(json.at("moved_bytes_by_path").at("shm").as_int64(), 100 << 20);
+  const std::string text = report.Text({}, 10s, true);
+  EXPECT_NE(text.find("1 WRONG"), std::string::npos) << text;
+  EXPECT_NE(text.find("100 MiB over shm"), std::string::npos) << text;
+  EXPECT_NE(text.find("1 x E501"), std::string::npos) << text;
+}
+
+TEST(ReplayReport, AnEmptyOneDividesByNothing) {
+  const std::string text = ReplayReport().Text({}, 0s, false);
+  EXPECT_EQ(text.find("nan"), std::string::npos) << text;
+}
+
+}  // namespace
+}  // namespace mooncake
