@@ -3,6 +3,7 @@
 #include <ifaddrs.h>
 #include <net/if.h>
 #include <netinet/in.h>
+#include <pthread.h>
 #include <sys/random.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -23,6 +24,7 @@
 #include <thread>
 
 #include "base/log.h"
+#include "base/worker.h"
 
 namespace mooncake {
 namespace {
@@ -455,6 +457,11 @@ void RealWorld::OnStopSignal(std::function<void()> call) {
 void RealWorld::Stop() {
   impl_->data.Join();
   impl_->control.Join();
+}
+
+void YieldToEverybody() noexcept {
+  const sched_param none{};
+  ::pthread_setschedparam(::pthread_self(), SCHED_IDLE, &none);  // refused: it runs like the others
 }
 
 std::string ReadEnvironment(const char* name) {

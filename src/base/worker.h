@@ -10,6 +10,9 @@
 
 namespace mooncake {
 
+/// The calling thread runs only when a processor has nothing else to do (SCHED_IDLE).
+void YieldToEverybody() noexcept;
+
 class Worker {
  public:
   Worker() = default;

@@ -2,16 +2,24 @@
 
 namespace mooncake {
 
+Transfer Summarise(Direction direction, std::span<const Copy> copies) noexcept {
+  Transfer transfer;
+  transfer.direction = direction;
+  transfer.slices = copies;
+  for (std::size_t i = 0; i < copies.size(); ++i) {
+    transfer.total_bytes += copies[i].length_bytes;
+    if (i > 0 && copies[i].region != copies[i - 1].region) transfer.region_count += 1;
+  }
+  return transfer;
+}
+
 BatchImpl::BatchImpl(World& world, std::shared_ptr<PeerImpl> peer, Direction direction, std::vector<Copy> copies, BatchOptions options)
     : world_(world), peer_(std::move(peer)), direction_(direction), copies_(std::move(copies)), options_(std::move(options)) {
   for (const Copy& copy : copies_) total_bytes_ += copy.length_bytes;
 }
 
 Transfer BatchImpl::MakeTransfer(std::span<const Copy> copies) const noexcept {
-  Transfer transfer;
-  transfer.direction = direction_;
-  transfer.slices = copies;
-  for (const Copy& copy : copies) transfer.total_bytes += copy.length_bytes;
+  Transfer transfer = Summarise(direction_, copies);
   transfer.deadline = options_.deadline;
   transfer.cancelled = &cancelled_;
   return transfer;

@@ -10,6 +10,9 @@
 
 namespace mooncake {
 
+/// The copies as a transfer without a deadline, counted through once.
+[[nodiscard]] Transfer Summarise(Direction direction, std::span<const Copy> copies) noexcept;
+
 class BatchImpl final : public Batch, public std::enable_shared_from_this<BatchImpl> {
  public:
   BatchImpl(World& world, std::shared_ptr<PeerImpl> peer, Direction direction, std::vector<Copy> copies, BatchOptions options);

@@ -398,7 +398,8 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
   std::atomic<bool> stop_populating = false;
   std::size_t active = 0;  // batches being driven
   Signal idle;
-  Worker worker;
+  Worker worker;      // copies that nobody waits for on a thread of their own, and unmapping
+  Worker background;  // populates memory, when nothing else wants the processor
 };
 
 Engine::Engine(World& world, Metrics& metrics, std::shared_ptr<PortServer> port, Directory& directory, Identity identity,
@@ -424,6 +425,7 @@ void Engine::Close() {
     end.set_value();
   }(impl_, ended));
   ended.get_future().wait();
+  impl_->background.Stop();
   impl_->worker.Stop();
   // Whoever still copies for a peer holds its region: once all are gone from the table, our memory is ours again.
   for (;;) {
@@ -457,7 +459,10 @@ Result<RegionInfo> Engine::Allocate(const std::string& name, std::uint64_t lengt
   // The pin keeps Unregister() from freeing what is being populated.
   const Result<PinnedRange> pin = impl_->regions->Pin(info.id, info.key, Access::kRead);
   if (pin) {
-    impl_->worker.Add([impl = impl_, borrowed, pin = *pin] { borrowed->Populate(&impl->stop_populating); });
+    impl_->background.Add([impl = impl_.get(), borrowed, pin = *pin] {
+      YieldToEverybody();
+      borrowed->Populate(&impl->stop_populating);
+    });
   }
   return info;
 }
@@ -494,11 +499,8 @@ Status Engine::Run(const PeerPtr& peer, Direction direction, std::span<const Cop
   const auto known = std::static_pointer_cast<PeerImpl>(peer);
   if (!options.notify && known->is_connected() && !impl_->closed) {
     MC_TRY_STATUS(impl_->CheckLocal(copies));
-    Transfer transfer;
-    transfer.direction = direction;
-    transfer.slices = copies;
+    Transfer transfer = Summarise(direction, copies);
     transfer.deadline = options.deadline;
-    for (const Copy& copy : copies) transfer.total_bytes += copy.length_bytes;
     if (std::optional<Status> status = impl_->RunHere(known, transfer)) return std::move(*status);
   }
   return Submit(peer, direction, std::vector<Copy>(copies.begin(), copies.end()), options)->Wait();

@@ -7,6 +7,8 @@
 #include "base/test_loop.h"
 #include "base/test_support.h"
 #include "directory/p2p/p2p_directory.h"
+#include "transport/cma/cma_transport.h"
+#include "transport/shm/shm_transport.h"
 #include "transport/tcp/tcp_transport.h"
 
 namespace mooncake {
@@ -17,11 +19,15 @@ using namespace std::chrono_literals;
 // An engine with its port, as one process has it.
 class Node {
  public:
-  Node(World& world, std::string label, std::uint16_t port = 0) : world_(world) {
+  Node(World& world, std::string label, const std::string& transport, std::uint16_t port = 0) : world_(world) {
     directory_ = MakeP2pDirectory(world);
     port_ = std::make_shared<PortServer>(world, metrics_, PortServerOptions{});
     Identity identity{world.random.DrawInstanceId(), 1, std::move(label), world.network.host(), "test"};
-    engine_ = std::make_unique<Engine>(world, metrics_, port_, *directory_, identity, EngineOptions{});
+    engine_ = std::make_unique<Engine>(world, metrics_, port_, *directory_, identity, EngineOptions{.transports = transport == "any" ? std::vector<std::string>{} : std::vector{transport}});
+    auto mapped = MakeShmTransports(world, identity.id, engine_->regions(), CopyEngine::Plain());
+    EXPECT_TRUE(Succeeds(mapped));
+    for (auto& one : *mapped) engine_->AddTransport(std::move(one));
+    engine_->AddTransport(MakeCmaTransport(world, identity.id));
     engine_->AddTransport(MakeTcpTransport(world, metrics_, engine_->regions(), CopyEngine::Plain(),
                                            [this] { return engine_->Introduce(); }, TcpOptions{}));
     Result<std::unique_ptr<Listener>> listener = world.network.Listen(world.control, {IpAddress::LoopbackV4(), port});
@@ -60,12 +66,15 @@ class Node {
   Endpoint at_;
 };
 
-class EngineTest : public testing::Test {
+// The contract of every way to move bytes, over each transport alone and over all of them together: "any".
+class PathContract : public testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
     std::iota(reinterpret_cast<unsigned char*>(source_.data()), reinterpret_cast<unsigned char*>(source_.data() + source_.size()), 1);
     ASSERT_TRUE(Succeeds(a_->engine().Register(source_.data(), source_.size())));
-    ASSERT_TRUE(Succeeds(b_->engine().Register(target_.data(), target_.size())));
+    const Result<RegionInfo> target = b_->engine().Allocate("target", kBytes);  // mappable: every transport can carry it
+    ASSERT_TRUE(Succeeds(target));
+    target_ = {reinterpret_cast<std::byte*>(target->base), kBytes};
     Result<PeerPtr> peer = a_->engine().ConnectNow(b_->address(), In(5s));
     ASSERT_TRUE(Succeeds(peer));
     peer_ = *peer;
@@ -84,15 +93,16 @@ class EngineTest : public testing::Test {
 
   RealWorld real_;
   World& world_ = real_.world();
-  std::vector<std::byte> source_ = std::vector<std::byte>(8 << 20);
-  std::vector<std::byte> target_ = std::vector<std::byte>(8 << 20);
-  std::unique_ptr<Node> a_ = std::make_unique<Node>(world_, "a");
-  std::unique_ptr<Node> b_ = std::make_unique<Node>(world_, "b");
+  static constexpr std::size_t kBytes = 8 << 20;
+  std::vector<std::byte> source_ = std::vector<std::byte>(kBytes);
+  std::span<std::byte> target_;
+  std::unique_ptr<Node> a_ = std::make_unique<Node>(world_, "a", GetParam());
+  std::unique_ptr<Node> b_ = std::make_unique<Node>(world_, "b", GetParam());
   PeerPtr peer_;
   RegionInfo region_;
 };
 
-TEST_F(EngineTest, WritesAndReadsOfEverySize) {
+TEST_P(PathContract, WritesAndReadsOfEverySize) {
   for (const std::uint64_t length : {std::uint64_t{0}, std::uint64_t{1}, std::uint64_t{63}, std::uint64_t{4096}, std::uint64_t{100'001}, std::uint64_t{5 << 20}}) {
     std::fill(target_.begin(), target_.end(), std::byte{0});
     ASSERT_TRUE(Succeeds(Move(Direction::kWrite, {{source_.data() + 3, region_.id, 5, length}}))) << length;
@@ -106,7 +116,7 @@ TEST_F(EngineTest, WritesAndReadsOfEverySize) {
   }
 }
 
-TEST_F(EngineTest, ABatchOfAHundredThousandRanges) {
+TEST_P(PathContract, ABatchOfAHundredThousandRanges) {
   std::vector<Copy> copies;
   for (std::uint64_t i = 0; i < 65536; ++i) copies.push_back({source_.data() + i * 128, region_.id, (65535 - i) * 128, 128});
   ASSERT_TRUE(Succeeds(Move(Direction::kWrite, copies)));
@@ -120,7 +130,7 @@ TEST_F(EngineTest, ABatchOfAHundredThousandRanges) {
   EXPECT_EQ(source_, before);
 }
 
-TEST_F(EngineTest, WrongRangesAreRefusedAndChangeNothing) {
+TEST_P(PathContract, WrongRangesAreRefusedAndChangeNothing) {
   EXPECT_TRUE(FailsWith(Move(Direction::kWrite, {{source_.data(), region_.id, target_.size() - 1, 2}}), ErrorId::kOutOfRegion));
   EXPECT_TRUE(FailsWith(Move(Direction::kWrite, {{source_.data(), RegionId{77}, 0, 2}}), ErrorId::kRegionUnknown));
   std::byte unregistered[8] = {};
@@ -129,8 +139,8 @@ TEST_F(EngineTest, WrongRangesAreRefusedAndChangeNothing) {
   EXPECT_EQ(std::count(target_.begin(), target_.end(), std::byte{0}), static_cast<long>(target_.size()));
 }
 
-TEST_F(EngineTest, ARegionKeyIsNeeded) {
-  const auto other = b_->engine().Register(std::vector<std::byte>(100).data(), 100, {.listed = false});
+TEST_P(PathContract, ARegionKeyIsNeeded) {
+  const auto other = b_->engine().Allocate("other", 4096, {.listed = false});
   ASSERT_TRUE(Succeeds(other));
   EXPECT_TRUE(FailsWith(Move(Direction::kWrite, {{source_.data(), other->id, 0, 2}}), ErrorId::kRegionUnknown));
   RegionInfo forged = *other;
@@ -140,7 +150,7 @@ TEST_F(EngineTest, ARegionKeyIsNeeded) {
   ASSERT_TRUE(Succeeds(b_->engine().Unregister(other->id)));
 }
 
-TEST_F(EngineTest, ABatchIsWaitedForPolledAwaitedAndCalledBack) {
+TEST_P(PathContract, ABatchIsWaitedForPolledAwaitedAndCalledBack) {
   const auto submit = [this] {
     return a_->engine().Submit(peer_, Direction::kWrite, {{source_.data(), region_.id, 0, 1 << 20}}, {.deadline = In(5s)});
   };
@@ -148,7 +158,9 @@ TEST_F(EngineTest, ABatchIsWaitedForPolledAwaitedAndCalledBack) {
   const std::shared_ptr<Batch> polled = submit();
   while (!polled->Poll()) std::this_thread::yield();
   EXPECT_TRUE(Succeeds(*polled->Poll()));
-  EXPECT_EQ(polled->transport(), "tcp");
+  if (GetParam() != "any") {
+    EXPECT_EQ(polled->transport(), GetParam());
+  }
   std::promise<void> called;
   submit()->OnDone([&called](const Status& status) {
     EXPECT_TRUE(Succeeds(status));
@@ -162,7 +174,7 @@ TEST_F(EngineTest, ABatchIsWaitedForPolledAwaitedAndCalledBack) {
   });
 }
 
-TEST_F(EngineTest, NotificationsArriveOnceAndAfterTheBytes) {
+TEST_P(PathContract, NotificationsArriveOnceAndAfterTheBytes) {
   for (int i = 0; i < 10; ++i) {
     const auto batch = a_->engine().Submit(peer_, Direction::kWrite, {{source_.data(), region_.id, 0, 1000}},
                                            {.deadline = In(5s), .notify = std::pair{std::string("done"), std::to_string(i)}});
@@ -175,13 +187,13 @@ TEST_F(EngineTest, NotificationsArriveOnceAndAfterTheBytes) {
   EXPECT_TRUE(b_->engine().TakeNotifications().empty());
 }
 
-TEST_F(EngineTest, ADeadPeerFailsAtOnceAndItsSuccessorIsAnotherPeer) {
+TEST_P(PathContract, ADeadPeerFailsAtOnceAndItsSuccessorIsAnotherPeer) {
   const std::uint16_t port = b_->port();
   b_->Stop();
   const Instant begin = world_.clock.Now();
   EXPECT_TRUE(FailsWith(Move(Direction::kWrite, {{source_.data(), region_.id, 0, 100}}), ErrorId::kPeerGone));
   EXPECT_LT(world_.clock.Now() - begin, 2s);
-  Node successor(world_, "b", port);
+  Node successor(world_, "b", GetParam(), port);
   EXPECT_TRUE(FailsWith(Move(Direction::kWrite, {{source_.data(), region_.id, 0, 100}}), ErrorId::kPeerGone));
   const Result<PeerPtr> again = a_->engine().ConnectNow(b_->address(), In(5s));
   ASSERT_TRUE(Succeeds(again));
@@ -189,13 +201,13 @@ TEST_F(EngineTest, ADeadPeerFailsAtOnceAndItsSuccessorIsAnotherPeer) {
   a_->Stop();
 }
 
-TEST_F(EngineTest, AnUnregisteredRegionIsNotTouchedAnyMore) {
+TEST_P(PathContract, AnUnregisteredRegionIsNotTouchedAnyMore) {
   ASSERT_TRUE(Succeeds(b_->engine().Unregister(region_.id)));
   EXPECT_TRUE(FailsWith(Move(Direction::kWrite, {{source_.data(), region_.id, 0, 100}}), ErrorId::kRegionUnknown));
   EXPECT_TRUE(FailsWith(b_->engine().Unregister(region_.id), ErrorId::kRegionUnknown));
 }
 
-TEST_F(EngineTest, CancelledAndLateBatchesEnd) {
+TEST_P(PathContract, CancelledAndLateBatchesEnd) {
   EXPECT_TRUE(FailsWith(Move(Direction::kWrite, {{source_.data(), region_.id, 0, 100}}, -1s), ErrorId::kDeadline));
   const auto batch = a_->engine().Submit(peer_, Direction::kWrite, {{source_.data(), region_.id, 0, 8 << 20}}, {.deadline = In(5s)});
   batch->Cancel();
@@ -203,7 +215,7 @@ TEST_F(EngineTest, CancelledAndLateBatchesEnd) {
   EXPECT_TRUE(status || status.error().id == ErrorId::kCancelled);
 }
 
-TEST_F(EngineTest, FourThreadsAtOnce) {
+TEST_P(PathContract, FourThreadsAtOnce) {
   std::vector<std::thread> threads;
   for (std::uint64_t t = 0; t < 4; ++t) {
     threads.emplace_back([this, t] {
@@ -216,10 +228,16 @@ TEST_F(EngineTest, FourThreadsAtOnce) {
   for (std::thread& thread : threads) thread.join();
   EXPECT_TRUE(std::equal(source_.begin() + (3 << 20), source_.begin() + (3 << 20) + 200'000, target_.begin() + (3 << 20)));
   const std::vector<PathRow> paths = a_->engine().Paths();
-  ASSERT_EQ(paths.size(), 1U);
-  EXPECT_TRUE(paths[0].usable);
-  EXPECT_EQ(paths[0].transfers, 200U);
+  std::uint64_t transfers = 0;
+  for (const PathRow& path : paths) {
+    EXPECT_TRUE(path.usable) << path.transport << ": " << path.reason;
+    transfers += path.transfers;
+  }
+  EXPECT_EQ(transfers, 200U);
 }
+
+INSTANTIATE_TEST_SUITE_P(Each, PathContract, testing::Values("shm", "ring", "cma", "tcp", "any"),
+                         [](const auto& info) { return info.param; });
 
 }  // namespace
 }  // namespace mooncake

@@ -1,5 +1,6 @@
 #include "memory/region_table.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 
 #include <mutex>
@@ -110,15 +111,15 @@ Result<PinnedRange> RegionTable::Resolve(RegionId id, RegionKey key, std::uint64
   return std::move(whole).Narrow(offset, length_bytes);
 }
 
-Result<std::pair<int, std::uint64_t>> RegionTable::ResolveSegment(RegionId id, RegionKey key, Access wanted) const {
+Result<std::pair<UniqueFd, std::uint64_t>> RegionTable::ResolveSegment(RegionId id, RegionKey key, Access wanted) const {
+  MC_TRY([[maybe_unused]] const PinnedRange pin, Pin(id, key, wanted));  // the segment outlives its pins
   MC_TRY(const RegionPtr region, Find(id, key));
-  if (!Allows(region->info.access, wanted)) {
-    return Fail(ErrorId::kBadRegionKey, fmt::format("region {} does not allow this access", static_cast<std::uint64_t>(id)));
-  }
   if (region->segment == nullptr) {
     return Fail(ErrorId::kMapFailed, fmt::format("region {} was allocated by the application", static_cast<std::uint64_t>(id)));
   }
-  return std::pair{region->segment->fd(Allows(wanted, Access::kWrite)), region->info.length_bytes};
+  UniqueFd fd(::fcntl(region->segment->fd(Allows(wanted, Access::kWrite)), F_DUPFD_CLOEXEC, 0));
+  if (!fd) return Fail(ErrorId::kMapFailed, "duplicating a descriptor", errno);
+  return std::pair{std::move(fd), region->info.length_bytes};
 }
 
 Result<RegionInfo> RegionTable::FindLocal(const void* address, std::uint64_t length_bytes) const {

@@ -11,6 +11,7 @@
 
 #include "base/ids.h"
 #include "base/result.h"
+#include "base/unique_fd.h"
 #include "base/world.h"
 #include "memory/shared_segment.h"
 
@@ -87,9 +88,9 @@ class RegionTable {
                                             std::uint64_t length_bytes, Access wanted) const;
   /// All of a region, pinned once for many ranges. Errors: kRegionUnknown, kBadRegionKey.
   [[nodiscard]] Result<PinnedRange> Pin(RegionId id, RegionKey key, Access wanted) const;
-  /// The memfd behind a mappable region, for a peer that shows its key. Errors as Resolve, and kUnsupported's
-  /// kMapFailed when it has none. The descriptor is borrowed: duplicate it.
-  [[nodiscard]] Result<std::pair<int, std::uint64_t>> ResolveSegment(RegionId id, RegionKey key, Access wanted) const;
+  /// A descriptor of the memfd behind a mappable region, and the region's length, for a peer that shows its key. Errors as
+  /// Resolve, and kMapFailed when it has none.
+  [[nodiscard]] Result<std::pair<UniqueFd, std::uint64_t>> ResolveSegment(RegionId id, RegionKey key, Access wanted) const;
   /// The listed or unlisted region that contains [address, address + length). kNotRegistered.
   [[nodiscard]] Result<RegionInfo> FindLocal(const void* address, std::uint64_t length_bytes) const;
   /// Listed regions with ids above `after`, in order of id, at most `count_max`.

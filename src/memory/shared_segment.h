@@ -1,6 +1,7 @@
 // Memory that peers of the same host can map: a memfd, mapped here once, handed out by descriptor.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>

@@ -1,0 +1,68 @@
+#include "transport/transfer_check.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <thread>
+
+namespace mooncake {
+namespace {
+
+Error OutOfRegion(const Slice& slice, const RegionInfo& info) {
+  return Error{ErrorId::kOutOfRegion, fmt::format("{} bytes at offset {} of region {}, which has {} bytes", slice.length_bytes,
+                                                  slice.offset, static_cast<std::uint64_t>(info.id), info.length_bytes)};
+}
+
+}  // namespace
+
+Status CheckTransfer(const Transfer& transfer, const PeerRegions& regions) {
+  const RegionInfo* info = nullptr;
+  const Access wanted = WantedAccess(transfer.direction);
+  for (const Slice& slice : transfer.slices) {
+    if (info == nullptr || info->id != slice.region) {
+      info = regions.Find(slice.region);
+      if (info == nullptr) {
+        return Fail(ErrorId::kRegionUnknown, fmt::format("the peer has told of no region {}", static_cast<std::uint64_t>(slice.region)));
+      }
+      if (!Allows(info->access, wanted)) {
+        return Fail(ErrorId::kBadRegionKey, fmt::format("region {} is not for {}", static_cast<std::uint64_t>(slice.region),
+                                                        wanted == Access::kWrite ? "writing" : "reading"));
+      }
+    }
+    if (slice.offset > info->length_bytes || slice.length_bytes > info->length_bytes - slice.offset) {
+      return Fail(OutOfRegion(slice, *info));
+    }
+  }
+  return {};
+}
+
+Status CheckPace(const Transfer& transfer, Clock& clock) {
+  if (transfer.cancelled != nullptr && transfer.cancelled->load(std::memory_order_acquire)) {
+    return Fail(ErrorId::kCancelled, {});
+  }
+  if (transfer.deadline != kNever && clock.Now() >= transfer.deadline) return Fail(ErrorId::kDeadline, "a transfer");
+  return {};
+}
+
+double CostModel::Uncorrected(const Transfer& transfer) const noexcept {
+  return fixed_nanoseconds_ + nanoseconds_per_range_ * static_cast<double>(transfer.slices.size()) +
+         nanoseconds_per_byte_ * static_cast<double>(transfer.total_bytes);
+}
+
+Duration CostModel::Estimate(const Transfer& transfer) const noexcept {
+  const double corrected = Uncorrected(transfer) * static_cast<double>(correction_.load(std::memory_order_relaxed));
+  return Duration(static_cast<std::int64_t>(corrected));
+}
+
+void CostModel::Observe(const Transfer& transfer, Duration actual) noexcept {
+  constexpr double kNewShare = 0.125;  // one slow transfer must not turn the choice of paths over
+  const double ratio = std::clamp(static_cast<double>(actual.count()) / Uncorrected(transfer), 0.25, 8.0);
+  const auto before = static_cast<double>(correction_.load(std::memory_order_relaxed));
+  correction_.store(static_cast<float>(before + kNewShare * (ratio - before)), std::memory_order_relaxed);
+}
+
+void CallGate::AwaitEmpty() const noexcept {
+  while (inside_.load(std::memory_order_seq_cst) != 0) std::this_thread::yield();
+}
+
+}  // namespace mooncake
