@@ -290,6 +290,12 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
           continue;
         }
       }
+      if (!peer->regions()->KnowsAll(transfer.slices)) {
+        if (std::exchange(refreshed, true)) co_return Fail(ErrorId::kRegionUnknown, "at " + Describe(peer->identity()));
+        const Status listed = co_await peer->Refresh(transfer.deadline);  // it may be newer than what we know
+        if (!listed) last = listed.error();
+        continue;
+      }
       const PathChoice choice = peer->Choose(transfer);
       if (!choice.path) {
         last = Error{ErrorId::kNoPath, fmt::format("{}: {}", Describe(peer->identity()), peer->Reasons())};
@@ -304,11 +310,6 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
         co_return status;
       }
       last = status.error();
-      if (last.id == ErrorId::kRegionUnknown && !refreshed) {  // registered after we last asked
-        refreshed = true;
-        const Status listed = co_await peer->Refresh(transfer.deadline);
-        if (listed) continue;
-      }
       if (last.id == ErrorId::kChecksum && ++checksum_failures <= kChecksumRetriesMax) continue;
       if (!IsPathsFault(last)) co_return status;
     }

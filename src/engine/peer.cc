@@ -21,6 +21,16 @@ const RegionInfo* KnownRegions::Find(RegionId id) const {
   return found == by_id_.end() ? nullptr : &found->second->info;
 }
 
+bool KnownRegions::KnowsAll(std::span<const Slice> slices) const {
+  RegionId last{};
+  for (const Slice& slice : slices) {
+    if (slice.region == last) continue;
+    if (Find(slice.region) == nullptr) return false;
+    last = slice.region;
+  }
+  return true;
+}
+
 void KnownRegions::Add(const RegionInfo& region, bool listed) {
   const std::unique_lock lock(mutex_);
   const auto found = by_id_.find(region.id);
@@ -76,7 +86,19 @@ Task<void> PeerImpl::Attach(std::shared_ptr<RpcConnection> connection, Instant d
   connected_ = connection->is_open();
   const Status listed = co_await Refresh(deadline);
   if (!listed) MC_LOG(debug, "{}", listed.error().Text());
-  for (const PathSlotPtr& slot : slots_) co_await OpenSlot(slot, deadline);
+  // All at once, each with its own time: a caller in a hurry goes on with those that are open by then.
+  const auto all = std::make_shared<OneShot<bool>>();
+  const auto left = std::make_shared<std::size_t>(slots_.size());
+  for (const PathSlotPtr& slot : slots_) {
+    Spawn(world_.control, [](std::shared_ptr<PeerImpl> me, PathSlotPtr one, std::shared_ptr<OneShot<bool>> end,
+                             std::shared_ptr<std::size_t> count) -> Task<void> {
+      co_await me->OpenSlot(one);
+      if (--*count == 0) end->Set(true);
+    }(self, slot, all, left));
+  }
+  const std::unique_ptr<Timer> timer = world_.clock.MakeTimer(world_.control);
+  if (deadline != kNever) timer->At(deadline, [all] { all->Set(false); });
+  if (!slots_.empty()) co_await all->Get();
   if (!connection->is_open()) co_return;
   std::string line;
   for (const PathSlotPtr& slot : slots_) {
@@ -86,7 +108,7 @@ Task<void> PeerImpl::Attach(std::shared_ptr<RpcConnection> connection, Instant d
   MC_LOG(info, "peer {} at {}: {}", Describe(identity_), ToString(connection->remote()), line);
 }
 
-Task<void> PeerImpl::OpenSlot(PathSlotPtr slot, Instant deadline) {
+Task<void> PeerImpl::OpenSlot(PathSlotPtr slot) {
   const auto self = shared_from_this();
   const std::shared_ptr<RpcConnection> connection = connection_;
   if (!connection || !connection->is_open() || slot->opening) co_return;
@@ -103,7 +125,7 @@ Task<void> PeerImpl::OpenSlot(PathSlotPtr slot, Instant deadline) {
   Result<std::shared_ptr<Path>> path = Fail(ErrorId::kPathUnusable, "the peer does not offer it");
   if (!info->advertisement.empty()) {
     slot->opening = true;
-    const Instant limit = std::min(deadline, After(world_.clock.Now(), kOpenTimeout));
+    const Instant limit = After(world_.clock.Now(), kOpenTimeout);
     auto open = slot->transport.Open(info, limit);
     path = co_await std::move(open);
     slot->opening = false;
@@ -133,7 +155,7 @@ Task<void> PeerImpl::Reopen(PathSlotPtr slot) {
   const std::shared_ptr<RpcConnection> connection = connection_;
   co_await world_.clock.SleepFor(world_.control, delay);
   if (closed_ || connection != connection_ || slot->Get()) co_return;
-  co_await OpenSlot(slot, kNever);
+  co_await OpenSlot(slot);
 }
 
 PathChoice PeerImpl::Choose(const Transfer& transfer) const {

@@ -18,6 +18,7 @@ namespace mooncake {
 class KnownRegions final : public PeerRegions {
  public:
   [[nodiscard]] const RegionInfo* Find(RegionId id) const override;
+  [[nodiscard]] bool KnowsAll(std::span<const Slice> slices) const;
   void Add(const RegionInfo& region, bool listed);
   void Remove(RegionId id);
   [[nodiscard]] std::vector<RegionInfo> Listed() const;
@@ -100,7 +101,7 @@ class PeerImpl final : public Peer, public std::enable_shared_from_this<PeerImpl
   void Close(const Error& cause);
 
  private:
-  Task<void> OpenSlot(PathSlotPtr slot, Instant deadline);
+  Task<void> OpenSlot(PathSlotPtr slot);
   Task<void> Reopen(PathSlotPtr slot);
   void ClosePaths(const Error& cause);
   void Changed();

@@ -111,7 +111,8 @@ Task<void> PortServer::HandleFrames(std::unique_ptr<BufferedReader> reader, std:
   Result<Handshake> handshake = co_await Welcome(std::move(reader), introduction);
   if (!handshake) {
     if (!limit->passed() && handshake.error().id == ErrorId::kBadFrame) garbage_.Add();
-    MC_LOG(info, "{}", Within("connection from " + ToString(stream->remote()), handshake.error()).Text());
+    const bool went_away = handshake.error().id == ErrorId::kConnectionClosed || handshake.error().id == ErrorId::kClosed;
+    if (!went_away) MC_LOG(info, "{}", Within("connection from " + ToString(stream->remote()), handshake.error()).Text());
     stream->Close();
     co_return;
   }
