@@ -123,6 +123,21 @@ TEST_F(Http, AClientThatGoesAwayIsNoticed) {
   EXPECT_EQ(gone_.get_future().wait_for(5s), std::future_status::ready);
 }
 
+TEST_F(Http, AConnectionThatItsClientClosedIsGone) {
+  RunOn(world_, [this]() -> Task<void> {
+    {
+      HttpClient client(world_, world_.control, Url());
+      auto send = client.Send("GET", "/", "", {}, In(5s));
+      const Result<HttpResponse> response = co_await std::move(send);
+      EXPECT_TRUE(Succeeds(response));
+      EXPECT_EQ(server_->connections(), 1U);
+    }
+    const Instant limit = In(5s);
+    while (server_->connections() > 0 && world_.clock.Now() < limit) co_await world_.clock.SleepFor(world_.control, 1ms);
+    EXPECT_EQ(server_->connections(), 0U);
+  });
+}
+
 TEST_F(Http, WhatIsNotHttpIsQuoted) {
   RunOn(world_, [this]() -> Task<void> {
     Result<std::unique_ptr<Listener>> listener = world_.network.Listen(world_.control, {IpAddress::LoopbackV4(), 0});
