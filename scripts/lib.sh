@@ -3,7 +3,8 @@
 build_packages=(build-essential cmake ninja-build pkg-config ccache mold libboost1.81-dev libprotobuf-dev protobuf-compiler
   libfmt-dev libspdlog-dev libcli11-dev libexpected-dev libxxhash-dev prometheus-cpp-dev libgtest-dev libgmock-dev
   libbenchmark-dev)
-test_packages=(etcd-server iproute2 python3 curl)
+test_packages=(etcd-server iproute2 python3)
+clang_packages=(clang-19 clang-tidy-19 clang-format-19 libclang-rt-19-dev)
 
 # Installs the packages that are missing; does nothing, and needs no right, where all are there.
 install_packages() {
@@ -48,8 +49,19 @@ count() {
   if "$@"; then
     passed=$((passed + 1)); echo "ok      $name ($((SECONDS - begin)) s)"
   else
-    failed=$((failed + 1)); echo "FAILED  $name"
+    failed=$((failed + 1)); echo "FAILED  $name ($((SECONDS - begin)) s)"
+    return 1
   fi
+}
+
+# quietly COMMAND...: its output only if it fails.
+quietly() {
+  local log rc=0
+  log=$(mktemp)
+  "$@" >"$log" 2>&1 || rc=$?
+  [ "$rc" -eq 0 ] || tail -n 80 "$log"
+  rm -f "$log"
+  return "$rc"
 }
 
 # count_gtest FOLDER: every test executable in it, two at a time; adds up what they counted.

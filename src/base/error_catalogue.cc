@@ -15,7 +15,7 @@ using Id = ErrorId;
 
 constexpr std::array kCatalogue = {
     ErrorEntry{Id::kUnknownOption, kInvalidArgument, "unknown option",
-               "Correct the name; `mooncake help options` lists all of them."},
+               "Correct the name; `mooncake help options` lists all of an instance's."},
     ErrorEntry{Id::kBadOptionValue, kInvalidArgument, "an option has a value that it cannot have",
                "Write a value of the kind that the message names."},
     ErrorEntry{Id::kWrongService, kInvalidArgument, "something else answers where the directory should be",

@@ -43,6 +43,7 @@ extern const Command kDirectoryCommand;
 extern const Command kModelsCommand;
 extern const Command kExplainCommand;
 extern const Command kConfigExplainCommand;
+extern const Command kOptionsCommand;
 extern const Command kReplayCommand;
 extern const Command kTraceGenerateCommand;
 extern const Command kTraceInspectCommand;

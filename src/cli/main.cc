@@ -12,7 +12,8 @@ namespace mooncake {
 
 std::span<const Command> Commands() {
   static const std::array commands = {kInstanceCommand,      kDirectoryCommand,    kReplayCommand,  kTraceGenerateCommand,
-                                      kTraceInspectCommand, kModelsCommand,       kExplainCommand, kConfigExplainCommand};
+                                      kTraceInspectCommand, kModelsCommand,       kExplainCommand, kOptionsCommand,
+                                      kConfigExplainCommand};
   return commands;
 }
 

@@ -42,6 +42,10 @@ TEST(Base64, RoundTripsAndRefuses) {
 
 TEST(Records, JsonRoundTrip) {
   const Record record = MakeRecord(1, "p0");
+  EXPECT_EQ(ToJson(record),  // docs/wire.md promises these names
+            R"({"id":"00000000000000010000000000000007","incarnation":1,"label":"p0",)"
+            R"("host":{"boot_id":"boot","name":"host","process":42,"process_namespace":"pid:[1]"},"version":"0.1","cluster":"c",)"
+            R"("endpoints":["10.0.0.1:7","[fd00::1]:7"],"attributes":{"role":"prefill"},"registered_unix_ms":1700000000000})");
   const Result<Record> again = RecordFromJson(ToJson(record));
   ASSERT_TRUE(Succeeds(again));
   EXPECT_EQ(ToJson(*again), ToJson(record));

@@ -1,0 +1,47 @@
+# ./run check: what takes longer than the tests: lint, sanitizers, simulation, fuzzing, benchmarks with tiny inputs.
+# MOONCAKE_FUZZ_SECONDS (default 10) is the time of each fuzzer.
+run_check() {
+  set +e  # every step is counted; one that fails does not end the others
+  install_packages "${build_packages[@]}" "${test_packages[@]}" "${clang_packages[@]}"
+  count "lint" run_lint
+  build_preset dev || { failed=$((failed + 1)); summary; return 1; }
+  count "simulation, 500 seeds" build/bin/mooncake_sim --seeds 500
+  check_benchmarks
+  local preset
+  for preset in asan tsan; do
+    if count "build of $preset" build_preset "$preset"; then check_sanitizer "$preset"; fi
+  done
+  if count "build of fuzz" build_preset fuzz; then check_fuzzers; fi
+  summary
+}
+
+# Each benchmark once, with inputs so small that only its correctness shows.
+check_benchmarks() {
+  local binary
+  for binary in build/bin/*_bench; do
+    count "$(basename "$binary") with tiny inputs" quietly "$binary" --benchmark_min_time=0.0001
+  done
+}
+
+# The tests of a sanitizer's preset, and the tests of whole processes with fewer kills and requests.
+check_sanitizer() {
+  local preset="$1"
+  export ASAN_OPTIONS=detect_stack_use_after_return=0:abort_on_error=0 UBSAN_OPTIONS=print_stacktrace=1
+  export TSAN_OPTIONS="suppressions=$PWD/scripts/tsan.supp halt_on_error=1 second_deadlock_stack=1"
+  count_gtest "build/$preset/tests"
+  count "$preset: simulation, 50 seeds" "build/$preset/bin/mooncake_sim" --seeds 50
+  MOONCAKE="$PWD/build/$preset/bin/mooncake" MOONCAKE_TEST_KILLS=10 MOONCAKE_TEST_TRACE_REQUESTS=60 \
+    count_unittest tests/integration/{original_case,many_instances,kill,bad_input,trace}_test.py
+  unset ASAN_OPTIONS UBSAN_OPTIONS TSAN_OPTIONS
+}
+
+# Every fuzzer from its corpus, each for a while; what it finds on the way stays in build/fuzz.
+check_fuzzers() {
+  local seconds="${MOONCAKE_FUZZ_SECONDS:-10}" binary name
+  for binary in build/fuzz/bin/fuzz_*; do
+    name="${binary##*/fuzz_}"
+    mkdir -p "build/fuzz/corpus/$name"
+    count "fuzz $name, $seconds s" quietly "$binary" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -print_final_stats=0 \
+      -artifact_prefix="build/fuzz/" "build/fuzz/corpus/$name" "tests/fuzz/corpus/$name"
+  done
+}
