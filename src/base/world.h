@@ -43,6 +43,9 @@ class Clock {
   [[nodiscard]] Task<void> SleepFor(Executor executor, Duration duration);
 };
 
+/// Sets `event` to false at `deadline`, unless it has been set before, and returns what it was set to.
+[[nodiscard]] Task<bool> WaitUntil(Clock& clock, Executor executor, std::shared_ptr<OneShot<bool>> event, Instant deadline);
+
 /// `now` + `duration`, at most kNever.
 [[nodiscard]] Instant After(Instant now, Duration duration) noexcept;
 

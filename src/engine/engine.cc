@@ -170,9 +170,8 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
     const auto self = shared_from_this();
     const auto end = std::make_shared<OneShot<bool>>();
     MC_CO_TRY_STATUS(regions->Unregister(id, [loop = world.control, end] { Post(loop, [end] { end->Set(true); }); }));
-    const std::unique_ptr<Timer> timer = world.clock.MakeTimer(world.control);
-    timer->At(deadline, [end] { end->Set(false); });
-    co_return co_await end->Get();
+    auto unused = WaitUntil(world.clock, world.control, end, deadline);
+    co_return co_await std::move(unused);
   }
 
   Task<Status> Unregister(RegionId id) {
@@ -414,8 +413,11 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
         if (unused && !*unused) MC_LOG(warn, "{}", StillCopied(region.id).Text());
       }
     }
-    const std::lock_guard lock(segments_mutex);
-    segments.clear();
+    {
+      const std::lock_guard lock(segments_mutex);
+      segments.clear();
+    }
+    port = nullptr;  // whose handlers hold `this`
   }
 
   World& world;

@@ -40,8 +40,9 @@ struct PathSlot {
   std::mutex mutex;
   std::shared_ptr<Path> path;   // guarded by mutex; null: not usable, see reason
   std::string reason = "not tried yet";  // guarded by mutex
-  bool opening = false;         // control loop
-  int failures_in_row = 0;      // control loop
+  std::atomic<bool> coming = true;             // the path is being opened, or will be
+  std::weak_ptr<RpcConnection> opening_over;   // control loop
+  int failures_in_row = 0;                     // control loop
   std::atomic<std::uint64_t> bytes = 0;
   std::atomic<std::uint64_t> transfers = 0;
   std::atomic<std::uint64_t> failures = 0;
