@@ -96,7 +96,7 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
     for (const auto& transport : transports) {
       const MetricLabels labels = {{"transport", std::string(transport->name())}};
       slots.push_back(std::make_shared<PathSlot>(
-          *transport, metrics.AddCounter("mooncake_engine_moved_bytes_total", "Bytes of finished batches started here.", labels),
+          transport, metrics.AddCounter("mooncake_engine_moved_bytes_total", "Bytes of finished batches started here.", labels),
           metrics.AddCounter("mooncake_engine_transfers_total", "Finished transfers started here.", labels),
           metrics.AddCounter("mooncake_engine_path_failures_total", "Times a path was taken out of use.", labels)));
     }
@@ -325,7 +325,7 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
       auto attempt = Attempt(batch, choice, transfer);
       Status status = co_await std::move(attempt);
       if (status) {
-        batch->SetTransport(choice.slot->transport.name());
+        batch->SetTransport(choice.slot->transport->name());
         co_return status;
       }
       last = status.error();
@@ -427,7 +427,7 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
   Identity identity;
   EngineOptions options;
   std::shared_ptr<RegionTable> regions;
-  std::vector<std::unique_ptr<Transport>> transports;
+  std::vector<std::shared_ptr<Transport>> transports;
   std::shared_ptr<Connector> connector;
   std::vector<std::weak_ptr<RpcConnection>> callers;  // connections that peers opened to us
   NotificationBox notifications;
@@ -551,7 +551,7 @@ std::vector<PathRow> Engine::Paths() const {
       PathRow row;
       row.peer_label = peer->identity().label;
       row.peer = peer->identity().id;
-      row.transport = slot->transport.name();
+      row.transport = slot->transport->name();
       row.bytes = slot->bytes;
       row.transfers = slot->transfers;
       row.failures = slot->failures;

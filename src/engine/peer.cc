@@ -104,7 +104,7 @@ Task<void> PeerImpl::Attach(std::shared_ptr<RpcConnection> connection, Instant d
   std::string line;
   for (const PathSlotPtr& slot : slots_) {
     const std::lock_guard lock(slot->mutex);
-    line += fmt::format("{}{}{}", line.empty() ? "" : "; ", slot->transport.name(), slot->path ? "" : ": no, " + slot->reason);
+    line += fmt::format("{}{}{}", line.empty() ? "" : "; ", slot->transport->name(), slot->path ? "" : ": no, " + slot->reason);
   }
   MC_LOG(info, "peer {} at {}: {}", Describe(identity_), ToString(connection->remote()), line);
 }
@@ -121,13 +121,13 @@ Task<void> PeerImpl::OpenSlot(PathSlotPtr slot) {
   info->endpoint = connection->remote();
   info->regions = regions_;
   const auto& advertised = connection->handshake().transports;
-  if (const auto found = advertised.find(std::string(slot->transport.name())); found != advertised.end()) {
+  if (const auto found = advertised.find(std::string(slot->transport->name())); found != advertised.end()) {
     info->advertisement = found->second;
   }
   Result<std::shared_ptr<Path>> path = Fail(ErrorId::kPathUnusable, "the peer does not offer it");
   if (!info->advertisement.empty()) {
     const Instant limit = After(world_.clock.Now(), kOpenTimeout);
-    auto open = slot->transport.Open(info, limit);
+    auto open = slot->transport->Open(info, limit);
     path = co_await std::move(open);
   }
   const bool stale = closed_ || connection != connection_ || !connection->is_open();
@@ -187,7 +187,7 @@ void PeerImpl::Failed(const PathChoice& choice, const Error& error) {
     choice.slot->reason = error.context;
   }
   choice.path->Close();
-  MC_LOG(info, "path {} to {} is out of use: {}", choice.slot->transport.name(), Describe(identity_), error.Text());
+  MC_LOG(info, "path {} to {} is out of use: {}", choice.slot->transport->name(), Describe(identity_), error.Text());
   Post(world_.control, [self = shared_from_this(), slot = choice.slot] {
     slot->failures_in_row += 1;
     if (!self->closed_) Spawn(self->world_.control, self->Reopen(slot));
@@ -215,7 +215,7 @@ std::string PeerImpl::Reasons() const {
   std::string text;
   for (const PathSlotPtr& slot : slots_) {
     const std::lock_guard lock(slot->mutex);
-    text += fmt::format("{}{}: {}", text.empty() ? "" : "; ", slot->transport.name(), slot->path ? "cannot carry this" : slot->reason);
+    text += fmt::format("{}{}: {}", text.empty() ? "" : "; ", slot->transport->name(), slot->path ? "cannot carry this" : slot->reason);
   }
   return text;
 }

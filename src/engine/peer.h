@@ -35,8 +35,9 @@ class KnownRegions final : public PeerRegions {
 
 /// One transport between this process and the peer.
 struct PathSlot {
-  PathSlot(Transport& t, Counter& b, Counter& n, Counter& f) : transport(t), bytes_total(b), transfers_total(n), failures_total(f) {}
-  Transport& transport;
+  PathSlot(std::shared_ptr<Transport> t, Counter& b, Counter& n, Counter& f)
+      : transport(std::move(t)), bytes_total(b), transfers_total(n), failures_total(f) {}
+  std::shared_ptr<Transport> transport;  // shared with the engine: an Open() may return after the engine is gone
   std::mutex mutex;
   std::shared_ptr<Path> path;   // guarded by mutex; null: not usable, see reason
   std::string reason = "not tried yet";  // guarded by mutex

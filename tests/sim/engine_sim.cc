@@ -343,6 +343,7 @@ class EngineSim {
       const Instant deadline = After(world.clock.Now(), patience);
       auto connect = instance.engine->Connect(me.Label(node), deadline);
       const Result<PeerPtr> peer = co_await std::move(connect);
+      if (instance.state == Instance::State::kDead) co_return;
       instance.connecting.erase(node);
       me.Record("node {} connects to node {}: {}", instance.node, node, peer ? "done" : ErrorName(peer.error().id));
       me.CheckTime(instance, "a connect", instance.process.FromLocal(deadline));
@@ -478,6 +479,7 @@ class EngineSim {
 
   // Success: nobody touches the memory any more, so it gets new bytes and, after a while, a new registration.
   void Unregistered(Instance& owner, const RegionPtr& region, const Status& status) {
+    if (owner.state == Instance::State::kDead) return;
     Record("node {} has unregistered region {}: {}", owner.node, static_cast<std::uint64_t>(region->info.id), status ? "done" : ErrorName(status.error().id));
     if (owner.state != Instance::State::kLive && owner.state != Instance::State::kStarting) return;
     if (!status && status.error().id != ErrorId::kDeadline) Violation("unregistering failed: " + status.error().Text());
@@ -503,6 +505,7 @@ class EngineSim {
 
   void Completed(const OperationPtr& operation, const Status& status) {
     Operation& o = *operation;
+    if (o.orphaned) return;  // its process is dead, and only finishes to be taken down
     Record("{} ends: {}", o.number, status ? "done" : ErrorName(status.error().id));
     o.completions += 1;
     if (o.completions > 1) return Violation(fmt::format("{} completed {} times", o.number, o.completions));

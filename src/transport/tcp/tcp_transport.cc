@@ -29,9 +29,9 @@ class TcpTransport final : public Transport {
     for (std::size_t i = 0; i < options_.lanes; ++i) {
       auto dial = Dial(world_, world_.control, peer->endpoint, introduce_(), std::string(name()), peer->id, deadline);
       Result<Handshake> handshake = co_await std::move(dial);
-      if (!handshake) {
+      if (!handshake || closed_) {
         path->Close();
-        co_return Fail(handshake.error());
+        co_return handshake ? Fail(ErrorId::kClosed, "the transport stops") : Fail(handshake.error());
       }
       const Status moved = handshake->reader->stream().MoveTo(world_.data);
       if (!moved) {
