@@ -877,6 +877,8 @@ class EngineSim {
         instance->guards.clear();  // it may finish in its own memory what it had begun
         sim_.Exhume(instance->process);
         close(*instance);
+      } else if (instance->process.is_dead()) {
+        sim_.Exhume(instance->process);  // it had stopped before its host lost power
       }
     }
     for (const auto& directory : all_directories_) {
