@@ -59,8 +59,8 @@ class SimTurn final : public boost::asio::execution_context {
   void Freeze() noexcept { frozen_ = true; }
   void Thaw();
   [[nodiscard]] bool is_frozen() const noexcept { return frozen_; }
-  /// Coroutines that have not ended.
-  [[nodiscard]] std::size_t coroutines() const noexcept { return coroutines_; }
+  /// What Asio counts as outstanding: something as long as a coroutine has not ended, else 0.
+  [[nodiscard]] std::size_t outstanding() const noexcept { return outstanding_; }
   [[nodiscard]] SimLoop& loop() const noexcept { return loop_; }
 
  private:
@@ -69,7 +69,7 @@ class SimTurn final : public boost::asio::execution_context {
   SimLoop& loop_;
   bool frozen_ = false;
   std::deque<internal::SimWorkPtr> held_;
-  std::size_t coroutines_ = 0;
+  std::size_t outstanding_ = 0;
 };
 
 /// Asio's view of a SimTurn. "Tracked" copies are those that co_spawn() keeps while its coroutine lives.
@@ -111,7 +111,7 @@ class SimExecutor {
 
  private:
   void Count(int by) const noexcept {
-    if (tracked_) turn_->coroutines_ += static_cast<std::size_t>(by);
+    if (tracked_) turn_->outstanding_ += static_cast<std::size_t>(by);
   }
   SimTurn* turn_;
   bool tracked_;

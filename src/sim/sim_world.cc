@@ -213,7 +213,7 @@ SimProcess::~SimProcess() = default;
 
 World& SimProcess::world() noexcept { return parts_->world; }
 
-SimProcess::Left SimProcess::left() const noexcept { return {turn_.coroutines(), streams_, listeners_, timers_}; }
+SimProcess::Left SimProcess::left() const noexcept { return {turn_.outstanding(), streams_, listeners_, timers_}; }
 
 SimWorld::SimWorld(std::uint64_t seed) : random_(seed), net_(loop_, random_) {}
 

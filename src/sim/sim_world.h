@@ -56,7 +56,7 @@ class SimProcess {
 
   /// What it has not given back. After an orderly end of everything in it: nothing.
   struct Left {
-    std::size_t coroutines = 0;
+    std::size_t coroutines = 0;  ///< 0 or not: Asio counts some of them twice.
     std::size_t streams = 0;
     std::size_t listeners = 0;
     std::size_t timers = 0;

@@ -75,6 +75,7 @@ struct Instance {
   std::shared_ptr<PortServer> port;
   std::unique_ptr<Engine> engine;
   State state = State::kStarting;
+  std::size_t closes = 0;          // running
   Instant ended = kNever;          // since when it is not live any more
   Instant stalled_until{};
   std::vector<std::byte> arena;
@@ -728,6 +729,7 @@ class EngineSim {
 
   // Nothing of a dead instance may be touched any more; what it had begun has no end.
   void Bury(Instance& instance, Duration lasts) {
+    if (instance.state == Instance::State::kClosing) pending_repairs_ -= 1;
     instance.state = Instance::State::kDead;
     instance.ended = std::min(instance.ended, sim_.Now());
     wire_->Leave(instance.identity.id);
@@ -775,6 +777,7 @@ class EngineSim {
     Spawn(instance.process.world().control, [](EngineSim& me, Instance& closing, Duration pause) -> Task<void> {
       auto close = me.Close(closing);
       co_await std::move(close);
+      if (closing.state == Instance::State::kDead) co_return;  // it crashed meanwhile, and has had its successor
       me.pending_repairs_ -= 1;
       me.RestartLater(closing.node, pause);
     }(*this, instance, lasts));
@@ -786,6 +789,13 @@ class EngineSim {
   }
 
   Task<void> Close(Instance& instance) {
+    instance.closes += 1;
+    auto close = CloseParts(instance);
+    co_await std::move(close);
+    instance.closes -= 1;
+  }
+
+  Task<void> CloseParts(Instance& instance) {
     World& world = instance.process.world();
     auto withdraw = instance.directory->Withdraw(After(world.clock.Now(), 1s));
     co_await std::move(withdraw);
@@ -885,7 +895,10 @@ class EngineSim {
       if (directory->process->is_dead()) sim_.Exhume(*directory->process);
       Post(directory->process->world().control, [directory] { directory->port->Close(Error{ErrorId::kClosed, "the directory stops"}); });
     }
-    if (!sim_.RunUntil([&closing] { return closing == 0; }, After(sim_.Now(), 100s))) return Violation("a node cannot be taken down");
+    const auto closed = [this, &closing] {
+      return closing == 0 && std::all_of(instances_.begin(), instances_.end(), [](const auto& instance) { return instance->closes == 0; });
+    };
+    if (!sim_.RunUntil(closed, After(sim_.Now(), 100s))) return Violation("a node cannot be taken down");
     taken_down_ = true;
     for (const auto& instance : instances_) {
       instance->peers.clear();
