@@ -105,6 +105,7 @@ Task<Result<std::shared_ptr<PeerImpl>>> Connector::ConnectOnce(Record record, In
   connection->Start();
   auto attach = peer->Attach(connection, deadline);
   co_await std::move(attach);
+  if (closed_) co_return Fail(ErrorId::kClosed, "the engine stops");
   co_return peer;
 }
 

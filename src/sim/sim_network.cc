@@ -553,13 +553,6 @@ bool SimNet::CutOne(CutKind kind) {
 }
 
 void SimNet::Abandon(SimProcess& process, bool silently) {
-  for (const auto& weak : process.host().bound_) {
-    const auto bound = weak.lock();
-    if (!bound || bound->process != &process) continue;
-    bound->closed = true;
-    bound->backlog.clear();
-    bound->changed.Notify();
-  }
   for (const auto& weak : std::vector(connections_)) {
     const auto connection = weak.lock();
     if (!connection) continue;
@@ -577,6 +570,13 @@ void SimNet::Abandon(SimProcess& process, bool silently) {
       mine.readable.Notify();
       mine.writable.Notify();
     }
+  }
+  for (const auto& weak : process.host().bound_) {
+    const auto bound = weak.lock();
+    if (!bound || bound->process != &process) continue;
+    bound->closed = true;
+    bound->backlog.clear();
+    bound->changed.Notify();
   }
 }
 
