@@ -410,6 +410,11 @@ class RealNetwork final : public Network {
   HostIdentity host_;
 };
 
+class RealThreads final : public Threads {
+ public:
+  std::unique_ptr<Worker> MakeWorker(WorkerUrgency urgency) override { return std::make_unique<ThreadWorker>(urgency); }
+};
+
 // A loop and its thread; the work guard keeps it waiting while there is nothing to do.
 class LoopThread {
  public:
@@ -435,10 +440,11 @@ struct RealWorld::Impl {
   RealRandom random;
   RealNetwork network;
   RealFiles files;
+  RealThreads threads;
   LoopThread control;
   LoopThread data;
   asio::signal_set signals{control.context()};
-  World world{clock, random, network, files, control.context().get_executor(), data.context().get_executor()};
+  World world{clock, random, network, files, threads, control.context().get_executor(), data.context().get_executor()};
 
   void WaitForSignal(std::function<void()> call) {
     signals.async_wait([this, call = std::move(call)](const error_code& code, int) {

@@ -1,5 +1,4 @@
-// One thread that does what may block: copies of batches that nobody waits for on a thread of their own, unmapping. It
-// starts with the first piece of work.
+// The real Worker: one thread, which starts with the first piece of work.
 #pragma once
 
 #include <condition_variable>
@@ -8,20 +7,21 @@
 #include <mutex>
 #include <thread>
 
+#include "base/world.h"
+
 namespace mooncake {
 
 /// The calling thread runs only when a processor has nothing else to do (SCHED_IDLE).
 void YieldToEverybody() noexcept;
 
-class Worker {
+class ThreadWorker final : public Worker {
  public:
-  Worker() = default;
-  ~Worker() { Stop(); }
-  Worker(const Worker&) = delete;
-  Worker& operator=(const Worker&) = delete;
+  explicit ThreadWorker(WorkerUrgency urgency) : urgency_(urgency) {}
+  ~ThreadWorker() override { Stop(); }
+  ThreadWorker(const ThreadWorker&) = delete;
+  ThreadWorker& operator=(const ThreadWorker&) = delete;
 
-  /// Runs `work` after what was added before. After Stop(): runs it here and now.
-  void Add(std::function<void()> work) {
+  void Add(std::function<void()> work) override {
     {
       const std::lock_guard lock(mutex_);
       if (!stopped_) {
@@ -34,8 +34,7 @@ class Worker {
     work();
   }
 
-  /// Finishes what is queued, then ends the thread.
-  void Stop() {
+  void Stop() override {
     {
       const std::lock_guard lock(mutex_);
       stopped_ = true;
@@ -46,6 +45,7 @@ class Worker {
 
  private:
   void Loop() {
+    if (urgency_ == WorkerUrgency::kWhenIdle) YieldToEverybody();
     std::unique_lock lock(mutex_);
     for (;;) {
       wake_.wait(lock, [this] { return stopped_ || !queue_.empty(); });
@@ -58,6 +58,7 @@ class Worker {
     }
   }
 
+  const WorkerUrgency urgency_;
   std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<std::function<void()>> queue_;  // guarded by mutex_

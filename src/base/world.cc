@@ -18,6 +18,18 @@ Task<void> Clock::SleepFor(Executor executor, Duration duration) {
   co_await SleepUntil(std::move(executor), when);
 }
 
+Task<bool> WaitUntil(Clock& clock, Executor executor, std::shared_ptr<OneShot<bool>> event, Instant deadline) {
+  const std::unique_ptr<Timer> timer = clock.MakeTimer(executor);
+  if (deadline != kNever) timer->At(deadline, [event] { event->Set(false); });
+  co_return co_await event->Get();
+}
+
+Task<void> Finished(Worker& worker, Executor executor) {
+  const auto reached = std::make_shared<OneShot<bool>>();
+  worker.Add([executor, reached] { Post(executor, [reached] { reached->Set(true); }); });
+  co_await reached->Get();
+}
+
 std::uint64_t Random::Below(std::uint64_t bound) {
   MC_ASSERT(bound > 0);
   return static_cast<std::uint64_t>((static_cast<unsigned __int128>(Next()) * bound) >> 64);

@@ -1,4 +1,4 @@
-// World: the clock, chance, the network and files as arguments. The real one (real_world.h) is Asio on a few
+// World: the clock, chance, the network, threads and files as arguments. The real one (real_world.h) is Asio on a few
 // loops; the simulated one (sim/sim_world.h) runs many nodes in one thread under simulated time.
 #pragma once
 
@@ -42,6 +42,9 @@ class Clock {
   [[nodiscard]] Task<void> SleepUntil(Executor executor, Instant when);
   [[nodiscard]] Task<void> SleepFor(Executor executor, Duration duration);
 };
+
+/// Sets `event` to false at `deadline`, unless it has been set before, and returns what it was set to.
+[[nodiscard]] Task<bool> WaitUntil(Clock& clock, Executor executor, std::shared_ptr<OneShot<bool>> event, Instant deadline);
 
 /// `now` + `duration`, at most kNever.
 [[nodiscard]] Instant After(Instant now, Duration duration) noexcept;
@@ -127,11 +130,36 @@ class Files {
   [[nodiscard]] virtual Status Write(const std::string& path, std::string_view content) = 0;
 };
 
+/// Does what may block, away from the loops: one piece after another, each after those that were added before.
+class Worker {
+ public:
+  virtual ~Worker() = default;  ///< Stop().
+  /// Any thread. After Stop(): runs `work` here and now.
+  virtual void Add(std::function<void()> work) = 0;
+  /// Finishes what is queued, then ends. Not from its own work. Idempotent.
+  virtual void Stop() = 0;
+};
+
+/// Returns once everything that `worker` was given before has been done. On the loop `executor`.
+[[nodiscard]] Task<void> Finished(Worker& worker, Executor executor);
+
+enum class WorkerUrgency : std::uint8_t {
+  kNormal,
+  kWhenIdle,  ///< Runs only when a processor has nothing else to do.
+};
+
+class Threads {
+ public:
+  virtual ~Threads() = default;
+  [[nodiscard]] virtual std::unique_ptr<Worker> MakeWorker(WorkerUrgency urgency = WorkerUrgency::kNormal) = 0;
+};
+
 struct World {
   Clock& clock;
   Random& random;
   Network& network;
   Files& files;
+  Threads& threads;
   Executor control;  ///< Loop of heartbeats, RPC, HTTP: nothing slow runs there.
   Executor data;     ///< Loop of bulk bytes. In the simulator, the same loop.
 };

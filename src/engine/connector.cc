@@ -51,7 +51,8 @@ Task<Result<std::shared_ptr<PeerImpl>>> Connector::Connect(Record record, Instan
     if (busy == connecting_.end()) break;
     const auto wait = std::make_shared<OneShot<bool>>();
     busy->second.push_back(wait);
-    co_await wait->Get();
+    auto made = WaitUntil(world_.clock, world_.control, wait, deadline);
+    if (!co_await std::move(made)) co_return Fail(ErrorId::kConnectTimeout, Describe(record.identity) + " is being connected to");
   }
   connecting_[key] = {};
   auto once = ConnectOnce(std::move(record), deadline);
@@ -88,7 +89,7 @@ Task<Result<std::shared_ptr<PeerImpl>>> Connector::ConnectOnce(Record record, In
   if (!handshake) co_return Fail(handshake.error());
   const Identity identity = handshake->peer;
   const auto connection =
-      std::make_shared<RpcConnection>(world_, world_.control, std::move(*handshake), router_, RpcLimits{});
+      std::make_shared<RpcConnection>(world_, world_.control, std::move(*handshake), router_, options_.rpc);
   std::shared_ptr<PeerImpl> peer = Find(identity.id);
   if (!peer) {
     peer = std::make_shared<PeerImpl>(world_, identity, record, make_slots_());
@@ -104,6 +105,7 @@ Task<Result<std::shared_ptr<PeerImpl>>> Connector::ConnectOnce(Record record, In
   connection->Start();
   auto attach = peer->Attach(connection, deadline);
   co_await std::move(attach);
+  if (closed_) co_return Fail(ErrorId::kClosed, "the engine stops");
   co_return peer;
 }
 

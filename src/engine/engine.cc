@@ -11,7 +11,6 @@
 #include "engine/connector.h"
 #include "engine/notifications.h"
 #include "engine/region_messages.h"
-#include "base/worker.h"
 #include "wire/messages.pb.h"
 
 namespace mooncake {
@@ -26,6 +25,20 @@ bool IsPathsFault(const Error& error) {
   return error.code() == Errc::kPeerGone || error.code() == Errc::kUnsupported;
 }
 
+// Not from the loop.
+template <class T>
+T RunAndWait(const Executor& loop, Task<T> task) {
+  std::promise<T> end;
+  Spawn(loop, [](Task<T> body, std::promise<T>& result) -> Task<void> {
+    result.set_value(co_await std::move(body));
+  }(std::move(task), end));
+  return end.get_future().get();
+}
+
+Error StillCopied(RegionId id) {
+  return {ErrorId::kDeadline, fmt::format("region {} is still being copied", static_cast<std::uint64_t>(id))};
+}
+
 }  // namespace
 
 class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
@@ -37,7 +50,9 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
         directory(d),
         identity(std::move(i)),
         options(std::move(o)),
-        regions(std::make_shared<RegionTable>(w.random)) {}
+        regions(std::make_shared<RegionTable>(w.random)),
+        worker(w.threads.MakeWorker()),
+        background(w.threads.MakeWorker(WorkerUrgency::kWhenIdle)) {}
 
   // ---- set up ----
   void Start() {
@@ -81,7 +96,7 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
     for (const auto& transport : transports) {
       const MetricLabels labels = {{"transport", std::string(transport->name())}};
       slots.push_back(std::make_shared<PathSlot>(
-          *transport, metrics.AddCounter("mooncake_engine_moved_bytes_total", "Bytes of finished batches started here.", labels),
+          transport, metrics.AddCounter("mooncake_engine_moved_bytes_total", "Bytes of finished batches started here.", labels),
           metrics.AddCounter("mooncake_engine_transfers_total", "Finished transfers started here.", labels),
           metrics.AddCounter("mooncake_engine_path_failures_total", "Times a path was taken out of use.", labels)));
     }
@@ -136,7 +151,7 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
     for (const std::uint64_t id : body.ids()) peer->regions()->Remove(RegionId{id});
     // A path waits there for the copies in progress, so not on a loop.
     const auto forgotten = std::make_shared<OneShot<bool>>();
-    worker.Add([this, self, peer, body, forgotten] {
+    worker->Add([this, self, peer, body, forgotten] {
       for (const PathSlotPtr& slot : peer->slots()) {
         const std::shared_ptr<Path> path = slot->Get();
         for (const std::uint64_t id : body.ids()) {
@@ -150,21 +165,25 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
   }
 
   // ---- memory ----
-  Status Unregister(RegionId id) {
+  // Whoever copies for a peer holds its region; false: somebody still does at `deadline`.
+  Task<Result<bool>> WaitUntilUnused(RegionId id, Instant deadline) {
+    const auto self = shared_from_this();
+    const auto end = std::make_shared<OneShot<bool>>();
+    MC_CO_TRY_STATUS(regions->Unregister(id, [loop = world.control, end] { Post(loop, [end] { end->Set(true); }); }));
+    auto unused = WaitUntil(world.clock, world.control, end, deadline);
+    co_return co_await std::move(unused);
+  }
+
+  Task<Status> Unregister(RegionId id) {
+    const auto self = shared_from_this();
     const Instant deadline = After(world.clock.Now(), options.unregister_timeout);
-    Status status = regions->Unregister(id, world.clock, deadline);
-    if (!status && status.error().id == ErrorId::kRegionUnknown) return status;
-    std::promise<Status> told;
-    Spawn(world.control, [](std::shared_ptr<Impl> me, RegionId region, Instant limit, std::promise<Status>& end) -> Task<void> {
-      Status outcome = co_await me->TellCallers(region, limit);
-      end.set_value(std::move(outcome));
-    }(shared_from_this(), id, deadline, told));
-    const Status heard = told.get_future().get();
-    {
-      const std::lock_guard lock(segments_mutex);
-      segments.erase(id);
-    }
-    return status ? heard : status;
+    const Result<bool> unused = co_await WaitUntilUnused(id, deadline);
+    if (!unused) co_return Fail(unused.error());
+    Status heard = co_await TellCallers(id, deadline);
+    if (!*unused) co_return Fail(StillCopied(id));  // what is still copied stays mapped until Close()
+    const std::lock_guard lock(segments_mutex);
+    segments.erase(id);
+    co_return heard;
   }
 
   // Whoever connected to us may have mapped the region.
@@ -306,7 +325,7 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
       auto attempt = Attempt(batch, choice, transfer);
       Status status = co_await std::move(attempt);
       if (status) {
-        batch->SetTransport(choice.slot->transport.name());
+        batch->SetTransport(choice.slot->transport->name());
         co_return status;
       }
       last = status.error();
@@ -336,7 +355,7 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
       Post(world.control, [end, status = std::move(status)]() mutable { end->Set(std::move(status)); });
     };
     if (choice.path->is_synchronous()) {
-      worker.Add([this, self = shared_from_this(), peer, choice, &transfer, answer] { answer(RunTimed(*peer, choice, transfer)); });
+      worker->Add([this, self = shared_from_this(), peer, choice, &transfer, answer] { answer(RunTimed(*peer, choice, transfer)); });
       co_return co_await end->Get();
     }
     const Instant begin = world.clock.Now();
@@ -368,10 +387,11 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
   }
 
   // ---- end ----
-  Task<void> CloseOnLoop() {
+  Task<void> Close() {
     const auto self = shared_from_this();
     if (closed) co_return;
     closed = true;
+    stop_populating = true;
     const Error cause{ErrorId::kClosed, "the engine stops"};
     if (connector) connector->Close(cause);
     for (const auto& transport : transports) transport->Close();
@@ -379,6 +399,25 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
     port->introduce = [identity = identity, cluster = options.cluster] { return Introduction{identity, cluster, {}}; };
     port->on_data = nullptr;
     port->on_rpc = nullptr;
+    for (Worker* const one : {background.get(), worker.get()}) {
+      co_await Finished(*one, world.control);
+      one->Stop();
+    }
+    // Once nobody copies for a peer any more, our memory is ours again.
+    for (;;) {
+      const std::vector<RegionInfo> left = regions->All(kRegionsPerPage);
+      if (left.empty()) break;
+      for (const RegionInfo& region : left) {
+        const Instant deadline = After(world.clock.Now(), options.unregister_timeout);
+        const Result<bool> unused = co_await WaitUntilUnused(region.id, deadline);
+        if (unused && !*unused) MC_LOG(warn, "{}", StillCopied(region.id).Text());
+      }
+    }
+    {
+      const std::lock_guard lock(segments_mutex);
+      segments.clear();
+    }
+    port = nullptr;  // whose handlers hold `this`
   }
 
   World& world;
@@ -388,7 +427,7 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
   Identity identity;
   EngineOptions options;
   std::shared_ptr<RegionTable> regions;
-  std::vector<std::unique_ptr<Transport>> transports;
+  std::vector<std::shared_ptr<Transport>> transports;
   std::shared_ptr<Connector> connector;
   std::vector<std::weak_ptr<RpcConnection>> callers;  // connections that peers opened to us
   NotificationBox notifications;
@@ -399,8 +438,8 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
   std::atomic<bool> stop_populating = false;
   std::size_t active = 0;  // batches being driven
   Signal idle;
-  Worker worker;      // copies that nobody waits for on a thread of their own, and unmapping
-  Worker background;  // populates memory, when nothing else wants the processor
+  std::unique_ptr<Worker> worker;      // copies that nobody waits for on a thread of their own, and unmapping
+  std::unique_ptr<Worker> background;  // populates memory
 };
 
 Engine::Engine(World& world, Metrics& metrics, std::shared_ptr<PortServer> port, Directory& directory, Identity identity,
@@ -419,26 +458,15 @@ void Engine::Start() { impl_->Start(); }
 
 void Engine::Close() {
   if (impl_->closed) return;
-  impl_->stop_populating = true;
-  std::promise<void> ended;
-  Spawn(impl_->world.control, [](std::shared_ptr<Impl> me, std::promise<void>& end) -> Task<void> {
-    co_await me->CloseOnLoop();
-    end.set_value();
-  }(impl_, ended));
-  ended.get_future().wait();
-  impl_->background.Stop();
-  impl_->worker.Stop();
-  // Whoever still copies for a peer holds its region: once all are gone from the table, our memory is ours again.
-  for (;;) {
-    const std::vector<RegionInfo> left = impl_->regions->All(kRegionsPerPage);
-    if (left.empty()) break;
-    for (const RegionInfo& region : left) {
-      const Status gone = impl_->regions->Unregister(region.id, impl_->world.clock, After(impl_->world.clock.Now(), impl_->options.unregister_timeout));
-      if (!gone) MC_LOG(warn, "{}", gone.error().Text());
-    }
-  }
-  const std::lock_guard lock(impl_->segments_mutex);
-  impl_->segments.clear();
+  RunAndWait<bool>(impl_->world.control, [](std::shared_ptr<Impl> impl) -> Task<bool> {
+    co_await impl->Close();
+    co_return true;
+  }(impl_));
+}
+
+Task<void> Engine::CloseAsync() {
+  const auto impl = impl_;
+  co_await impl->Close();
 }
 
 const std::shared_ptr<RegionTable>& Engine::regions() const noexcept { return impl_->regions; }
@@ -460,15 +488,17 @@ Result<RegionInfo> Engine::Allocate(const std::string& name, std::uint64_t lengt
   // The pin keeps Unregister() from freeing what is being populated.
   const Result<PinnedRange> pin = impl_->regions->Pin(info.id, info.key, Access::kRead);
   if (pin) {
-    impl_->background.Add([impl = impl_.get(), borrowed, pin = *pin] {
-      YieldToEverybody();
-      borrowed->Populate(&impl->stop_populating);
-    });
+    impl_->background->Add([impl = impl_.get(), borrowed, pin = *pin] { borrowed->Populate(&impl->stop_populating); });
   }
   return info;
 }
 
-Status Engine::Unregister(RegionId id) { return impl_->Unregister(id); }
+Status Engine::Unregister(RegionId id) { return RunAndWait<Status>(impl_->world.control, UnregisterAsync(id)); }
+
+Task<Status> Engine::UnregisterAsync(RegionId id) {
+  const auto impl = impl_;
+  co_return co_await impl->Unregister(id);
+}
 
 Task<Result<PeerPtr>> Engine::Connect(std::string label, Instant deadline) {
   const auto connector = impl_->connector;
@@ -487,13 +517,7 @@ Task<Result<PeerPtr>> Engine::Connect(Record record, Instant deadline) {
 }
 
 Result<PeerPtr> Engine::ConnectNow(const std::string& label, Instant deadline) {
-  std::promise<Result<PeerPtr>> connected;
-  Spawn(impl_->world.control, [](Engine& me, std::string name, Instant limit, std::promise<Result<PeerPtr>>& end) -> Task<void> {
-    auto connect = me.Connect(std::move(name), limit);
-    Result<PeerPtr> peer = co_await std::move(connect);
-    end.set_value(std::move(peer));
-  }(*this, label, deadline, connected));
-  return connected.get_future().get();
+  return RunAndWait<Result<PeerPtr>>(impl_->world.control, Connect(label, deadline));
 }
 
 Status Engine::Run(const PeerPtr& peer, Direction direction, std::span<const Copy> copies, const BatchOptions& options) {
@@ -527,7 +551,7 @@ std::vector<PathRow> Engine::Paths() const {
       PathRow row;
       row.peer_label = peer->identity().label;
       row.peer = peer->identity().id;
-      row.transport = slot->transport.name();
+      row.transport = slot->transport->name();
       row.bytes = slot->bytes;
       row.transfers = slot->transfers;
       row.failures = slot->failures;

@@ -27,6 +27,7 @@ struct EngineOptions {
   std::string cluster = "default";
   Duration connect_timeout = std::chrono::seconds(5);
   Duration unregister_timeout = std::chrono::seconds(5);
+  RpcLimits rpc;  ///< Of the connections to peers that are opened here.
   /// Transports in use, by name; empty: all that were added.
   std::vector<std::string> transports;
 };
@@ -95,8 +96,10 @@ class Engine {
   void AddTransport(std::unique_ptr<Transport> transport);
   /// Puts the engine's handlers on the port. On the control loop, before the port serves.
   void Start();
-  /// Ends every batch with kClosed, closes paths and connections. Not from a loop, except in the simulator. Idempotent.
+  /// Ends every batch with kClosed, closes paths and connections. Not from a loop. Idempotent.
   void Close();
+  /// The same from the control loop, before the engine is destroyed there.
+  [[nodiscard]] Task<void> CloseAsync();
 
   /// Shared with whoever serves peers' accesses to them.
   [[nodiscard]] const std::shared_ptr<RegionTable>& regions() const noexcept;
@@ -112,6 +115,8 @@ class Engine {
                                             const RegisterOptions& options = {});
   /// Afterwards no peer touches the memory. Allocated memory is freed. Not from a loop. kRegionUnknown, kDeadline.
   [[nodiscard]] Status Unregister(RegionId id);
+  /// The same from the control loop.
+  [[nodiscard]] Task<Status> UnregisterAsync(RegionId id);
 
   // ---- peers ----
   /// By label or by id, over a connection that exists or a new one; one hand-shake per peer at a time. On the control loop.

@@ -83,6 +83,7 @@ Task<void> PeerImpl::Attach(std::shared_ptr<RpcConnection> connection, Instant d
     peer->ClosePaths(cause);
     peer->Changed();
   });
+  for (const PathSlotPtr& slot : slots_) slot->coming = true;
   connected_ = connection->is_open();
   const Status listed = co_await Refresh(deadline);
   if (!listed) MC_LOG(debug, "{}", listed.error().Text());
@@ -96,14 +97,14 @@ Task<void> PeerImpl::Attach(std::shared_ptr<RpcConnection> connection, Instant d
       if (--*count == 0) end->Set(true);
     }(self, slot, all, left));
   }
-  const std::unique_ptr<Timer> timer = world_.clock.MakeTimer(world_.control);
-  if (deadline != kNever) timer->At(deadline, [all] { all->Set(false); });
-  if (!slots_.empty()) co_await all->Get();
+  if (slots_.empty()) all->Set(true);
+  auto opened = WaitUntil(world_.clock, world_.control, all, deadline);
+  co_await std::move(opened);
   if (!connection->is_open()) co_return;
   std::string line;
   for (const PathSlotPtr& slot : slots_) {
     const std::lock_guard lock(slot->mutex);
-    line += fmt::format("{}{}{}", line.empty() ? "" : "; ", slot->transport.name(), slot->path ? "" : ": no, " + slot->reason);
+    line += fmt::format("{}{}{}", line.empty() ? "" : "; ", slot->transport->name(), slot->path ? "" : ": no, " + slot->reason);
   }
   MC_LOG(info, "peer {} at {}: {}", Describe(identity_), ToString(connection->remote()), line);
 }
@@ -111,7 +112,8 @@ Task<void> PeerImpl::Attach(std::shared_ptr<RpcConnection> connection, Instant d
 Task<void> PeerImpl::OpenSlot(PathSlotPtr slot) {
   const auto self = shared_from_this();
   const std::shared_ptr<RpcConnection> connection = connection_;
-  if (!connection || !connection->is_open() || slot->opening) co_return;
+  if (!connection || !connection->is_open() || slot->opening_over.lock() == connection) co_return;
+  slot->opening_over = connection;
   auto info = std::make_shared<PeerInfo>();
   info->id = identity_.id;
   info->label = Describe(identity_);
@@ -119,20 +121,21 @@ Task<void> PeerImpl::OpenSlot(PathSlotPtr slot) {
   info->endpoint = connection->remote();
   info->regions = regions_;
   const auto& advertised = connection->handshake().transports;
-  if (const auto found = advertised.find(std::string(slot->transport.name())); found != advertised.end()) {
+  if (const auto found = advertised.find(std::string(slot->transport->name())); found != advertised.end()) {
     info->advertisement = found->second;
   }
   Result<std::shared_ptr<Path>> path = Fail(ErrorId::kPathUnusable, "the peer does not offer it");
   if (!info->advertisement.empty()) {
-    slot->opening = true;
     const Instant limit = After(world_.clock.Now(), kOpenTimeout);
-    auto open = slot->transport.Open(info, limit);
+    auto open = slot->transport->Open(info, limit);
     path = co_await std::move(open);
-    slot->opening = false;
   }
   const bool stale = closed_ || connection != connection_ || !connection->is_open();
   if (path && stale) (*path)->Close();
-  if (stale) co_return;
+  if (stale) co_return;  // whoever opens over the connection that replaced it does the rest
+  slot->opening_over.reset();
+  const bool again = !path && path.error().code() != Errc::kUnsupported;
+  slot->coming = again;
   {
     const std::lock_guard lock(slot->mutex);
     slot->path = path ? *path : nullptr;
@@ -140,7 +143,7 @@ Task<void> PeerImpl::OpenSlot(PathSlotPtr slot) {
   }
   if (path) {
     slot->failures_in_row = 0;
-  } else if (path.error().code() != Errc::kUnsupported) {
+  } else if (again) {
     slot->failures_in_row += 1;
     Spawn(world_.control, Reopen(slot));
   }
@@ -179,11 +182,12 @@ void PeerImpl::Failed(const PathChoice& choice, const Error& error) {
   {
     const std::lock_guard lock(choice.slot->mutex);
     if (choice.slot->path != choice.path) return;
+    choice.slot->coming = true;  // at once: whoever finds no path now must wait for it
     choice.slot->path = nullptr;
     choice.slot->reason = error.context;
   }
   choice.path->Close();
-  MC_LOG(info, "path {} to {} is out of use: {}", choice.slot->transport.name(), Describe(identity_), error.Text());
+  MC_LOG(info, "path {} to {} is out of use: {}", choice.slot->transport->name(), Describe(identity_), error.Text());
   Post(world_.control, [self = shared_from_this(), slot = choice.slot] {
     slot->failures_in_row += 1;
     if (!self->closed_) Spawn(self->world_.control, self->Reopen(slot));
@@ -199,20 +203,19 @@ Task<void> PeerImpl::WaitForChange(Instant deadline) {
   const auto self = shared_from_this();
   const auto changed = std::make_shared<OneShot<bool>>();
   waiting_.push_back(changed);
-  const std::unique_ptr<Timer> timer = world_.clock.MakeTimer(world_.control);
-  if (deadline != kNever) timer->At(deadline, [changed] { changed->Set(false); });
-  co_await changed->Get();
+  auto wait = WaitUntil(world_.clock, world_.control, changed, deadline);
+  co_await std::move(wait);
 }
 
 bool PeerImpl::is_opening() const {
-  return std::any_of(slots_.begin(), slots_.end(), [](const PathSlotPtr& slot) { return slot->opening || slot->failures_in_row > 0; });
+  return std::any_of(slots_.begin(), slots_.end(), [](const PathSlotPtr& slot) { return slot->coming.load(); });
 }
 
 std::string PeerImpl::Reasons() const {
   std::string text;
   for (const PathSlotPtr& slot : slots_) {
     const std::lock_guard lock(slot->mutex);
-    text += fmt::format("{}{}: {}", text.empty() ? "" : "; ", slot->transport.name(), slot->path ? "cannot carry this" : slot->reason);
+    text += fmt::format("{}{}: {}", text.empty() ? "" : "; ", slot->transport->name(), slot->path ? "cannot carry this" : slot->reason);
   }
   return text;
 }

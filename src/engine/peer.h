@@ -35,13 +35,15 @@ class KnownRegions final : public PeerRegions {
 
 /// One transport between this process and the peer.
 struct PathSlot {
-  PathSlot(Transport& t, Counter& b, Counter& n, Counter& f) : transport(t), bytes_total(b), transfers_total(n), failures_total(f) {}
-  Transport& transport;
+  PathSlot(std::shared_ptr<Transport> t, Counter& b, Counter& n, Counter& f)
+      : transport(std::move(t)), bytes_total(b), transfers_total(n), failures_total(f) {}
+  std::shared_ptr<Transport> transport;  // shared with the engine: an Open() may return after the engine is gone
   std::mutex mutex;
   std::shared_ptr<Path> path;   // guarded by mutex; null: not usable, see reason
   std::string reason = "not tried yet";  // guarded by mutex
-  bool opening = false;         // control loop
-  int failures_in_row = 0;      // control loop
+  std::atomic<bool> coming = true;             // the path is being opened, or will be
+  std::weak_ptr<RpcConnection> opening_over;   // control loop
+  int failures_in_row = 0;                     // control loop
   std::atomic<std::uint64_t> bytes = 0;
   std::atomic<std::uint64_t> transfers = 0;
   std::atomic<std::uint64_t> failures = 0;

@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <mutex>
-#include <thread>
 
 namespace mooncake {
 namespace {
@@ -52,25 +51,17 @@ Result<RegionInfo> RegionTable::Insert(std::uint64_t base, std::uint64_t length_
   return region->info;
 }
 
-Status RegionTable::Unregister(RegionId id, Clock& clock, Instant deadline) {
+Status RegionTable::Unregister(RegionId id, std::function<void()> unused) {
+  // Whoever resolved the region before it left the table holds a reference; ours goes here, after the lock.
   RegionPtr region;
-  {
-    const std::unique_lock lock(mutex_);
-    const auto found = by_id_.find(id);
-    if (found == by_id_.end()) return Fail(ErrorId::kRegionUnknown, fmt::format("region {}", static_cast<std::uint64_t>(id)));
-    region = found->second;
-    by_base_.erase(region->info.base);
-    by_id_.erase(found);
-    if (region->listed) version_.fetch_add(1, std::memory_order_acq_rel);
-  }
-  // Whoever resolved the region before it left the table holds a reference; the last one but ours going is the event.
-  while (region.use_count() > 1) {
-    if (clock.Now() >= deadline) {
-      return Fail(ErrorId::kDeadline, fmt::format("region {} is still being copied", static_cast<std::uint64_t>(id)));
-    }
-    std::this_thread::yield();
-  }
-  std::atomic_thread_fence(std::memory_order_acquire);
+  const std::unique_lock lock(mutex_);
+  const auto found = by_id_.find(id);
+  if (found == by_id_.end()) return Fail(ErrorId::kRegionUnknown, fmt::format("region {}", static_cast<std::uint64_t>(id)));
+  region = found->second;
+  region->unused = std::move(unused);
+  by_base_.erase(region->info.base);
+  by_id_.erase(found);
+  if (region->listed) version_.fetch_add(1, std::memory_order_acq_rel);
   return {};
 }
 

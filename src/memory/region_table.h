@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <shared_mutex>
@@ -43,13 +44,17 @@ struct RegisterOptions {
 
 namespace internal {
 struct Region {
+  ~Region() {
+    if (unused) unused();
+  }
   RegionInfo info;
   bool listed = true;
   SharedSegment* segment = nullptr;  // null for memory that the application allocated
+  mutable std::function<void()> unused;  // set when it leaves the table; the last reference calls it
 };
 }  // namespace internal
 
-/// A range of a region that stays valid while this lives: Unregister() waits for it.
+/// A range of a region that stays valid while this lives: its memory is the owner's again after that.
 class PinnedRange {
  public:
   PinnedRange() = default;
@@ -76,9 +81,9 @@ class RegionTable {
   [[nodiscard]] Result<RegionInfo> Register(void* base, std::uint64_t length_bytes, const RegisterOptions& options);
   /// Registers all of `segment`, which must outlive the registration; peers of this host may map it.
   [[nodiscard]] Result<RegionInfo> Register(SharedSegment& segment, const RegisterOptions& options);
-  /// Afterwards no new access begins; returns once those in progress have ended, or with kDeadline at `deadline`
-  /// (the region is gone from the table all the same, but somebody still copies). kRegionUnknown.
-  [[nodiscard]] Status Unregister(RegionId id, Clock& clock, Instant deadline);
+  /// Afterwards no new access begins. Calls `unused` once, when those in progress have ended: before it returns, or later
+  /// on the thread that ends the last one. kRegionUnknown.
+  [[nodiscard]] Status Unregister(RegionId id, std::function<void()> unused);
   /// The region that begins at `base`. kRegionUnknown.
   [[nodiscard]] Result<RegionInfo> FindBase(const void* base) const;
 

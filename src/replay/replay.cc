@@ -5,7 +5,6 @@
 #include <boost/json.hpp>
 #include <future>
 
-#include "base/worker.h"
 #include "model/model_shape.h"
 #include "model/reference.h"
 
@@ -118,7 +117,7 @@ class Replayer {
     co_return ReplayResult{std::move(report_), took};
   }
 
-  void Stop() { checker_.Stop(); }
+  void Stop() { checker_->Stop(); }
 
  private:
   Task<void> One(std::size_t index) {
@@ -155,7 +154,7 @@ class Replayer {
 
   void Check(std::vector<Token> prompt, std::vector<Token> tokens) {
     checking_ += 1;
-    checker_.Add([this, prompt = std::move(prompt), tokens = std::move(tokens)] {
+    checker_->Add([this, prompt = std::move(prompt), tokens = std::move(tokens)] {
       const bool right = reference_.Generate(prompt, static_cast<std::uint32_t>(tokens.size())) == tokens;
       Post(world_.control, [this, right] {
         report_.AddCheck(right ? ReplayOutcome::Check::kRight : ReplayOutcome::Check::kWrong);
@@ -250,7 +249,7 @@ class Replayer {
   Signal freed_;
   Instant begin_{};
   Instant last_answer_{};
-  Worker checker_;
+  std::unique_ptr<Worker> checker_ = world_.threads.MakeWorker();
 };
 
 Task<Result<ReplayResult>> RunAll(World& world, const Trace& trace, const ReplayOptions& options, std::unique_ptr<Replayer>& replayer) {

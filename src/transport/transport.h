@@ -94,7 +94,8 @@ class Transport {
   /// What the peers' transport of this name must know to reach this process; sent in the hand-shake.
   [[nodiscard]] virtual std::string Advertise() const = 0;
   /// Proves that the way works (a nonce goes through it) and returns it. On the control loop.
-  /// kPathUnusable says why not with this peer; that is an answer, not a failure.
+  /// kPathUnusable says why not with this peer; that is an answer, not a failure. kClosed after Close(), also when that
+  /// comes while it waits; by then nothing but the transport itself need be left.
   [[nodiscard]] virtual Task<Result<std::shared_ptr<Path>>> Open(std::shared_ptr<const PeerInfo> peer,
                                                                  Instant deadline) = 0;
   /// Serves a connection on which a peer asked for this transport. On the data loop. Transports that use no

@@ -45,8 +45,8 @@ void PortServer::Close(const Error& cause) {
   if (closed_) return;
   closed_ = true;
   for (const auto& listener : listeners_) listener->Close();
-  for (const auto& connection : std::exchange(rpc_, {})) connection->Close(cause);
-  for (const auto& stream : std::exchange(streams_, {})) stream->Close();
+  for (const auto& [number, connection] : std::exchange(rpc_, {})) connection->Close(cause);
+  for (const auto& [number, stream] : std::exchange(streams_, {})) stream->Close();
 }
 
 Task<void> PortServer::AcceptLoop(std::shared_ptr<Listener> listener) {
@@ -67,10 +67,11 @@ Task<void> PortServer::AcceptLoop(std::shared_ptr<Listener> listener) {
     accepted_.Add();
     std::shared_ptr<Stream> stream = std::move(*accepted);
     Spawn(world_.control, [](std::shared_ptr<PortServer> me, std::shared_ptr<Stream> with) -> Task<void> {
+      const std::uint64_t number = me->next_number_++;
       me->connections_ += 1;
-      me->streams_.insert(with);
+      me->streams_.emplace(number, with);
       co_await me->Handle(with);
-      me->streams_.erase(with);
+      me->streams_.erase(number);
       me->connections_ -= 1;
     }(shared_from_this(), std::move(stream)));
   }
@@ -127,13 +128,14 @@ Task<void> PortServer::HandleFrames(std::unique_ptr<BufferedReader> reader, std:
   }
   const auto connection =
       std::make_shared<RpcConnection>(world_, world_.control, std::move(*handshake), router, options_.rpc);
-  rpc_.insert(connection);
+  const std::uint64_t number = next_number_++;
+  rpc_.emplace(number, connection);
   OneShot<bool> ended;
   connection->OnClose([&ended](const Error&) { ended.Set(true); });
   connection->Start();
   if (on_rpc) on_rpc(connection);
   co_await ended.Get();
-  rpc_.erase(connection);
+  rpc_.erase(number);
 }
 
 }  // namespace mooncake

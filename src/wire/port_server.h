@@ -2,9 +2,9 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
-#include <unordered_set>
 
 #include "base/metrics.h"
 #include "base/world.h"
@@ -50,8 +50,9 @@ class PortServer : public std::enable_shared_from_this<PortServer> {
   bool closed_ = false;
   std::size_t connections_ = 0;
   std::vector<std::shared_ptr<Listener>> listeners_;
-  std::unordered_set<std::shared_ptr<Stream>> streams_;
-  std::unordered_set<std::shared_ptr<RpcConnection>> rpc_;
+  std::map<std::uint64_t, std::shared_ptr<Stream>> streams_;     // by number, in order of their coming
+  std::map<std::uint64_t, std::shared_ptr<RpcConnection>> rpc_;
+  std::uint64_t next_number_ = 1;
   Counter& accepted_;
   Counter& refused_;
   Counter& garbage_;

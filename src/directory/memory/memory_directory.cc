@@ -220,7 +220,8 @@ class MemoryDirectory final : public Directory {
       while (connecting) {
         const auto wait = std::make_shared<OneShot<bool>>();
         waiters.push_back(wait);
-        co_await wait->Get();
+        auto made = WaitUntil(world.clock, world.control, wait, deadline);
+        if (!co_await std::move(made)) co_return Fail(ErrorId::kDirectoryTimeout, carrier->Describe() + " is being connected to");
       }
       if (connection && connection->is_open()) co_return connection;
       if (closed) co_return Fail(ErrorId::kClosed, "the directory's client stops");

@@ -25,11 +25,11 @@ struct TcpPath::OutgoingFrame {
 };
 
 TcpPath::TcpPath(World& world, std::shared_ptr<const PeerInfo> peer, const CopyEngine& copy,
-                 std::size_t frames_in_flight_max, Counter& sent_bytes, Counter& received_bytes)
+                 const TcpOptions& options, Counter& sent_bytes, Counter& received_bytes)
     : world_(world),
       peer_(std::move(peer)),
       copy_(copy),
-      frames_in_flight_max_(frames_in_flight_max),
+      options_(options),
       sent_bytes_(sent_bytes),
       received_bytes_(received_bytes) {}
 
@@ -62,7 +62,7 @@ void TcpPath::Start(const Transfer& transfer, std::function<void(Status)> done) 
   const auto operation = std::make_shared<Operation>();
   operation->transfer = &transfer;
   operation->done = std::move(done);
-  operations_.insert(operation);
+  operations_.push_back(operation);
   while (operation->slice < transfer.slices.size() && transfer.slices[operation->slice].length_bytes == 0) {
     operation->slice += 1;
   }
@@ -102,11 +102,12 @@ Status TcpPath::BuildFrame(Lane& lane, Operation& operation, OutgoingFrame& fram
   const Transfer& transfer = *operation.transfer;
   DataBody body;
   const RegionInfo* region = nullptr;
-  lane.staging.resize(kDataPayloadBytesMax);
+  const std::uint64_t frame_bytes_max = options_.frame_bytes_max;
+  lane.staging.resize(std::max(lane.staging.size(), std::min(frame_bytes_max, transfer.total_bytes)));
   std::size_t staged = 0;
   const bool write = transfer.direction == Direction::kWrite;
   const Access needed = write ? Access::kWrite : Access::kRead;
-  while (!operation.all_sent() && frame.payload_bytes < kDataPayloadBytesMax && body.ranges.size() < kWireRangesMax) {
+  while (!operation.all_sent() && frame.payload_bytes < frame_bytes_max && body.ranges.size() < kWireRangesMax) {
     const Slice& slice = transfer.slices[operation.slice];
     if (region == nullptr || region->id != slice.region) {
       if (body.regions.size() == kWireRegionsMax) break;
@@ -124,7 +125,7 @@ Status TcpPath::BuildFrame(Lane& lane, Operation& operation, OutgoingFrame& fram
                                                      slice.offset, region->length_bytes));
     }
     const std::uint64_t left = slice.length_bytes - operation.slice_offset;
-    const std::uint64_t length = std::min(left, kDataPayloadBytesMax - frame.payload_bytes);
+    const std::uint64_t length = std::min(left, frame_bytes_max - frame.payload_bytes);
     std::byte* const local = slice.local + operation.slice_offset;
     body.ranges.push_back({slice.offset + operation.slice_offset, static_cast<std::uint32_t>(length),
                            static_cast<std::uint32_t>(body.regions.size() - 1)});
@@ -161,7 +162,7 @@ Status TcpPath::BuildFrame(Lane& lane, Operation& operation, OutgoingFrame& fram
 Task<void> TcpPath::SendLoop(LanePtr lane) {
   const auto self = shared_from_this();
   while (lane->open) {
-    const OperationPtr operation = lane->pending.size() < frames_in_flight_max_ ? NextToSend() : nullptr;
+    const OperationPtr operation = lane->pending.size() < options_.frames_in_flight ? NextToSend() : nullptr;
     if (!operation) {
       co_await lane->wake.Wait();
       continue;
@@ -254,7 +255,7 @@ Task<Status> TcpPath::ReceiveData(Lane& lane, const FrameHeader& header) {
     operation->io -= 1;
     lane.touching.erase(operation.get());
   } else {
-    lane.receive_staging.resize(kDataPayloadBytesMax);
+    lane.receive_staging.resize(std::max<std::size_t>(lane.receive_staging.size(), expected));
     const MutableBytes staged = MutableBytes(lane.receive_staging).first(expected);
     received = co_await lane.reader->ReadExact(staged);
     if (received) crc = copy_.Crc32c(staged.data(), staged.size(), 0);
@@ -326,7 +327,7 @@ void TcpPath::Report(const OperationPtr& operation) {
   if (!operation->outcome || operation->io > 0 || !operation->done) return;
   operation->timer = nullptr;
   const auto done = std::exchange(operation->done, nullptr);
-  operations_.erase(operation);
+  std::erase(operations_, operation);
   done(std::move(*operation->outcome));
 }
 
@@ -350,7 +351,7 @@ void TcpPath::CloseNow(const Error& cause) {
   const std::vector<LanePtr> lanes = lanes_;
   for (const LanePtr& lane : lanes) CloseLane(lane, cause);
   queue_.clear();
-  const std::vector<OperationPtr> operations(operations_.begin(), operations_.end());
+  const std::vector<OperationPtr> operations = operations_;
   for (const OperationPtr& operation : operations) Finish(operation, Fail(cause));
 }
 

@@ -9,6 +9,7 @@
 
 #include "base/metrics.h"
 #include "memory/copy.h"
+#include "transport/tcp/tcp_transport.h"
 #include "transport/transport.h"
 #include "wire/frame.h"
 
@@ -16,7 +17,7 @@ namespace mooncake {
 
 class TcpPath final : public Path, public std::enable_shared_from_this<TcpPath> {
  public:
-  TcpPath(World& world, std::shared_ptr<const PeerInfo> peer, const CopyEngine& copy, std::size_t frames_in_flight_max,
+  TcpPath(World& world, std::shared_ptr<const PeerInfo> peer, const CopyEngine& copy, const TcpOptions& options,
           Counter& sent_bytes, Counter& received_bytes);
 
   /// A connection over which the peer has agreed to carry data. On the data loop.
@@ -82,12 +83,12 @@ class TcpPath final : public Path, public std::enable_shared_from_this<TcpPath> 
   World& world_;
   std::shared_ptr<const PeerInfo> peer_;
   CopyEngine copy_;
-  std::size_t frames_in_flight_max_;
+  TcpOptions options_;
   Counter& sent_bytes_;
   Counter& received_bytes_;
   std::vector<LanePtr> lanes_;
   std::deque<OperationPtr> queue_;                   // with slices left to send, in order of arrival
-  std::unordered_set<OperationPtr> operations_;      // not yet reported
+  std::vector<OperationPtr> operations_;             // not yet reported, in order of arrival
   std::optional<Error> closed_;
 };
 

@@ -78,7 +78,7 @@ class DataServer {
         crc = context_.copy.Crc32c(range.data(), range.size(), crc);
       }
     } else {
-      staging_.resize(kDataPayloadBytesMax);
+      Stage(body.total_bytes);
       const MutableBytes staged = MutableBytes(staging_).first(body.total_bytes);
       const Status read = co_await reader_.ReadExact(staged);
       if (!read) co_return Fail(read.error());
@@ -131,7 +131,7 @@ class DataServer {
         buffers.emplace_back(range);
       }
     } else {
-      staging_.resize(kDataPayloadBytesMax);
+      Stage(body.total_bytes);
       std::byte* to = staging_.data();
       for (const MutableBytes range : resolved->ranges) {
         answer.payload_crc32c = context_.copy.CopyCrc32c(to, range.data(), range.size(), answer.payload_crc32c);
@@ -165,10 +165,12 @@ class DataServer {
   }
 
   Task<Status> Skip(std::size_t count) {
-    staging_.resize(kDataPayloadBytesMax);
+    Stage(count);
     const MutableBytes skipped = MutableBytes(staging_).first(count);
     co_return co_await reader_.ReadExact(skipped);
   }
+
+  void Stage(std::size_t count) { staging_.resize(std::max(staging_.size(), count)); }
 
   BufferedReader reader_;
   std::shared_ptr<const TcpServerContext> shared_;

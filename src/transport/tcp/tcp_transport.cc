@@ -25,13 +25,13 @@ class TcpTransport final : public Transport {
 
   Task<Result<std::shared_ptr<Path>>> Open(std::shared_ptr<const PeerInfo> peer, Instant deadline) override {
     if (peer->advertisement.empty()) co_return Fail(ErrorId::kPathUnusable, "the peer does not offer tcp");
-    const auto path = std::make_shared<TcpPath>(world_, peer, copy_, options_.frames_in_flight, sent_bytes_, received_bytes_);
+    const auto path = std::make_shared<TcpPath>(world_, peer, copy_, options_, sent_bytes_, received_bytes_);
     for (std::size_t i = 0; i < options_.lanes; ++i) {
       auto dial = Dial(world_, world_.control, peer->endpoint, introduce_(), std::string(name()), peer->id, deadline);
       Result<Handshake> handshake = co_await std::move(dial);
-      if (!handshake) {
+      if (!handshake || closed_) {
         path->Close();
-        co_return Fail(handshake.error());
+        co_return handshake ? Fail(ErrorId::kClosed, "the transport stops") : Fail(handshake.error());
       }
       const Status moved = handshake->reader->stream().MoveTo(world_.data);
       if (!moved) {

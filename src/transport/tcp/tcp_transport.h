@@ -8,6 +8,7 @@
 #include "base/metrics.h"
 #include "memory/copy.h"
 #include "memory/region_table.h"
+#include "transport/tcp/tcp_frames.h"
 #include "transport/transport.h"
 #include "wire/handshake.h"
 
@@ -16,6 +17,7 @@ namespace mooncake {
 struct TcpOptions {
   std::size_t lanes = 2;             ///< Connections per peer.
   std::size_t frames_in_flight = 8;  ///< Unacknowledged frames per lane: 16 MiB.
+  std::uint64_t frame_bytes_max = kDataPayloadBytesMax;  ///< Of payload; at least 1, at most kDataPayloadBytesMax.
 };
 
 /// `introduce` tells who this side is, at each dial. `world` and `metrics` outlive the transport.
