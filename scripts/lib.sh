@@ -70,7 +70,7 @@ count_gtest() {
   reports=$(mktemp -d)
   find "$folder" -maxdepth 1 -name '*_test' -type f -executable | sort | xargs -P 2 -I{} bash -c '
     name=$(basename "{}")
-    if timeout 300 "{}" --gtest_brief=1 --gtest_output="xml:$1/$name.xml" >"$1/$name.log" 2>&1; then :; else echo $? >"$1/$name.rc"; fi' _ "$reports"
+    if timeout 600 "{}" --gtest_brief=1 --gtest_output="xml:$1/$name.xml" >"$1/$name.log" 2>&1; then :; else echo $? >"$1/$name.rc"; fi' _ "$reports"
   local binary name
   while read -r binary; do
     name=$(basename "$binary")

@@ -8,6 +8,7 @@ namespace mooncake {
 namespace {
 
 constexpr Duration kAgeMax = std::chrono::seconds(1);
+constexpr Duration kFetchTimeout = std::chrono::seconds(3);
 constexpr Duration kProbeTimeout = std::chrono::milliseconds(500);
 constexpr Duration kSuspicion = std::chrono::seconds(2);
 constexpr Duration kPause = std::chrono::milliseconds(100);
@@ -34,22 +35,53 @@ void Partners::Suspect(const InstanceId& id) {
   stale_ = true;
 }
 
+bool Partners::is_fresh(Duration age_max) const { return !stale_ && core_.world.clock.Now() - fetched_ < age_max; }
+
 Task<Status> Partners::Refresh(Duration age_max, Instant deadline) {
-  const Instant now = core_.world.clock.Now();
-  if (!stale_ && now - fetched_ < age_max) co_return Status{};
-  Result<std::vector<Record>> records = co_await directory_.List(deadline);
-  if (!records) {
-    last_error_ = records.error();
-    fetched_ = core_.world.clock.Now();  // connected partners go on; ask again after a while
-    stale_ = false;
-    co_return Fail(records.error());
+  if (!is_fresh(age_max)) {
+    StartFetch();
+    const auto fetched = std::make_shared<OneShot<bool>>();
+    waiting_.push_back(fetched);
+    auto wait = WaitUntil(core_.world.clock, core_.world.control, fetched, deadline);
+    const bool in_time = co_await std::move(wait);
+    if (!in_time) co_return Fail(ErrorId::kDeadline, "no answer from " + directory_.Describe());
   }
-  last_error_.reset();
-  records_ = std::move(*records);
-  fetched_ = core_.world.clock.Now();
-  stale_ = false;
-  std::erase_if(suspects_, [now](const auto& entry) { return entry.second <= now; });
+  if (last_error_) co_return Fail(*last_error_);
   co_return Status{};
+}
+
+void Partners::StartFetch() {
+  if (std::exchange(fetching_, true)) return;
+  Spawn(core_.world.control, Fetch());
+}
+
+Task<void> Partners::Fetch() {
+  stale_ = false;  // whoever finds out meanwhile that a record is wrong says so again
+  Result<std::vector<Record>> records = co_await directory_.List(After(core_.world.clock.Now(), kFetchTimeout));
+  fetching_ = false;
+  fetched_ = core_.world.clock.Now();
+  last_error_.reset();
+  if (records) {
+    records_ = std::move(*records);
+    std::erase_if(suspects_, [this](const auto& entry) { return entry.second <= fetched_; });
+  } else {
+    last_error_ = records.error();  // what was known before stays: connected partners go on
+  }
+  for (const auto& waiting : std::exchange(waiting_, {})) waiting->Set(true);
+}
+
+// Those to ask: whoever failed lately, or has failed this request, only when nobody else is there.
+std::vector<Record> Partners::Fitting(Role role, const std::set<InstanceId>& avoid) const {
+  std::vector<Record> fitting;
+  for (const Record& record : records_) {
+    if (Fits(record, role)) fitting.push_back(record);
+  }
+  const auto trusted = [&, now = core_.world.clock.Now()](const Record& r) {
+    const auto suspect = suspects_.find(r.identity.id);
+    return !avoid.contains(r.identity.id) && (suspect == suspects_.end() || suspect->second <= now);
+  };
+  if (std::any_of(fitting.begin(), fitting.end(), trusted)) std::erase_if(fitting, [&](const Record& r) { return !trusted(r); });
+  return fitting;
 }
 
 Task<void> Partners::Ask(Record record, std::string body, InstanceId preferred, Instant deadline, std::shared_ptr<Asked> asked,
@@ -92,18 +124,15 @@ Task<Result<PeerPtr>> Partners::Choose(Role role, const std::vector<Chain>& page
   const std::string body = request.SerializeAsString();
   std::string reason;
   for (;;) {
-    const Status refreshed = co_await Refresh(kAgeMax, deadline);
-    const Instant now = core_.world.clock.Now();
-    std::vector<Record> fitting;
-    for (const Record& record : records_) {
-      if (Fits(record, role)) fitting.push_back(record);
+    // Who knows a partner does not wait for the directory.
+    std::vector<Record> fitting = Fitting(role, avoid);
+    if (fitting.empty()) {
+      const Status refreshed = co_await Refresh(kAgeMax, deadline);
+      static_cast<void>(refreshed);  // last_error_ tells
+      fitting = Fitting(role, avoid);
+    } else if (!is_fresh(kAgeMax)) {
+      StartFetch();
     }
-    // Whoever failed lately is asked only when nobody else is there.
-    const auto trusted = [&](const Record& r) {
-      const auto suspect = suspects_.find(r.identity.id);
-      return !avoid.contains(r.identity.id) && (suspect == suspects_.end() || suspect->second <= now);
-    };
-    if (std::any_of(fitting.begin(), fitting.end(), trusted)) std::erase_if(fitting, [&](const Record& r) { return !trusted(r); });
     if (fitting.size() > kAskedMax) {
       for (std::size_t i = 0; i < kAskedMax; ++i) std::swap(fitting[i], fitting[i + core_.world.random.Below(fitting.size() - i)]);
       fitting.resize(kAskedMax);
@@ -115,7 +144,7 @@ Task<Result<PeerPtr>> Partners::Choose(Role role, const std::vector<Chain>& page
     const auto done = std::make_shared<std::function<void()>>([all, left] {
       if (--*left == 0) all->Set(true);
     });
-    const Instant limit = std::min(deadline, After(now, kProbeTimeout));
+    const Instant limit = std::min(deadline, After(core_.world.clock.Now(), kProbeTimeout));
     for (const Record& record : fitting) {
       answers.push_back(std::make_shared<Asked>());
       Spawn(core_.world.control, Ask(record, body, preferred, limit, answers.back(), done));

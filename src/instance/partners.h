@@ -21,7 +21,8 @@ class Partners {
                                              std::set<InstanceId> avoid, InstanceId preferred, Instant deadline);
   /// Live records of this cluster as last seen.
   [[nodiscard]] const std::vector<Record>& records() const noexcept { return records_; }
-  /// Fetches them if they are older than `age_max`. Errors leave what was known.
+  /// Fetches them if they are older than `age_max`; one fetch serves everybody who waits for it. Errors leave what was
+  /// known: that of the last fetch, or kDeadline.
   [[nodiscard]] Task<Status> Refresh(Duration age_max, Instant deadline);
   [[nodiscard]] bool Knows(Role role) const;
   /// It has just failed: it is asked last for a while, and its record is fetched again.
@@ -33,6 +34,10 @@ class Partners {
     std::optional<Candidate> answer;
   };
   [[nodiscard]] bool Fits(const Record& record, Role role) const;
+  [[nodiscard]] std::vector<Record> Fitting(Role role, const std::set<InstanceId>& avoid) const;
+  [[nodiscard]] bool is_fresh(Duration age_max) const;
+  void StartFetch();
+  Task<void> Fetch();
   Task<void> Ask(Record record, std::string body, InstanceId preferred, Instant deadline, std::shared_ptr<Asked> asked,
                  std::shared_ptr<std::function<void()>> done);
 
@@ -41,6 +46,8 @@ class Partners {
   std::vector<Record> records_;
   Instant fetched_{};
   bool stale_ = true;
+  bool fetching_ = false;
+  std::vector<std::shared_ptr<OneShot<bool>>> waiting_;  // for the fetch under way
   std::optional<Error> last_error_;
   std::map<InstanceId, Instant> suspects_;  // until when
   std::map<InstanceId, std::string> last_failures_;

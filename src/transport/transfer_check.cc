@@ -55,8 +55,10 @@ Duration CostModel::Estimate(const Transfer& transfer) const noexcept {
 }
 
 void CostModel::Observe(const Transfer& transfer, Duration actual) noexcept {
-  constexpr double kNewShare = 0.125;  // one slow transfer must not turn the choice of paths over
-  const double ratio = std::clamp(static_cast<double>(actual.count()) / Uncorrected(transfer), 0.25, 8.0);
+  // What slows one path down (a busy processor, the first touch of memory) slows them all, but only the one in use is seen:
+  // neither one slow transfer nor a slow time may turn the choice of paths over.
+  constexpr double kNewShare = 0.125;
+  const double ratio = std::clamp(static_cast<double>(actual.count()) / Uncorrected(transfer), 0.25, 3.0);
   const auto before = static_cast<double>(correction_.load(std::memory_order_relaxed));
   correction_.store(static_cast<float>(before + kNewShare * (ratio - before)), std::memory_order_relaxed);
 }

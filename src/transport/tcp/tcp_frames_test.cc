@@ -52,7 +52,7 @@ TEST(TcpFrames, WhatDoesNotFitIsRefused) {
   DataBody long_one = Example();
   long_one.ranges[0].length_bytes = kDataPayloadBytesMax;
   EXPECT_TRUE(FailsWith(DecodeDataBody(AsBytes(Encode(long_one))), ErrorId::kBadFrame));
-  std::string many = Encode({});
+  std::string many = Encode(DataBody{});
   many[4] = many[5] = many[6] = many[7] = '\xff';  // 2^32 - 1 ranges
   EXPECT_TRUE(FailsWith(DecodeDataBody(AsBytes(many)), ErrorId::kBadFrame));
 }

@@ -10,6 +10,10 @@
 namespace mooncake {
 namespace {
 
+constexpr Duration kRoundTrip = std::chrono::microseconds(80);  // both sides are woken
+constexpr double kNanosecondsPerRange = 60;
+constexpr double kNanosecondsPerByte = 0.3;
+
 // Slices longer than this go from where they lie into the socket; shorter ones are gathered in a buffer first, because
 // a system call with many short pieces costs more than copying them.
 constexpr std::size_t kDirectBytesMin = 16 << 10;
@@ -31,7 +35,8 @@ TcpPath::TcpPath(World& world, std::shared_ptr<const PeerInfo> peer, const CopyE
       copy_(copy),
       options_(options),
       sent_bytes_(sent_bytes),
-      received_bytes_(received_bytes) {}
+      received_bytes_(received_bytes),
+      cost_(kRoundTrip, kNanosecondsPerRange, kNanosecondsPerByte) {}
 
 void TcpPath::AddLane(std::unique_ptr<BufferedReader> reader) {
   const auto lane = std::make_shared<Lane>(std::move(reader));
@@ -45,13 +50,7 @@ void TcpPath::AddLane(std::unique_ptr<BufferedReader> reader) {
   Spawn(world_.data, [](std::shared_ptr<TcpPath> me, LanePtr l) -> Task<void> { co_await me->ReceiveLoop(l); }(self, lane));
 }
 
-std::optional<Duration> TcpPath::Estimate(const Transfer& transfer) const {
-  constexpr double kRoundTripNs = 80'000;
-  constexpr double kNsPerByte = 0.3;
-  constexpr double kNsPerRange = 60;
-  return Duration(static_cast<std::int64_t>(kRoundTripNs + kNsPerByte * static_cast<double>(transfer.total_bytes) +
-                                            kNsPerRange * static_cast<double>(transfer.slices.size())));
-}
+std::optional<Duration> TcpPath::Estimate(const Transfer& transfer) const { return cost_.Estimate(transfer); }
 
 Status TcpPath::Run(const Transfer&) {
   MC_ASSERT(!"TcpPath is not synchronous");
@@ -62,6 +61,7 @@ void TcpPath::Start(const Transfer& transfer, std::function<void(Status)> done) 
   const auto operation = std::make_shared<Operation>();
   operation->transfer = &transfer;
   operation->done = std::move(done);
+  operation->begun = world_.clock.Now();
   operations_.push_back(operation);
   while (operation->slice < transfer.slices.size() && transfer.slices[operation->slice].length_bytes == 0) {
     operation->slice += 1;
@@ -327,6 +327,9 @@ void TcpPath::Report(const OperationPtr& operation) {
   if (!operation->outcome || operation->io > 0 || !operation->done) return;
   operation->timer = nullptr;
   const auto done = std::exchange(operation->done, nullptr);
+  if (*operation->outcome && CostModel::IsWorthObserving(*operation->transfer)) {
+    cost_.Observe(*operation->transfer, world_.clock.Now() - operation->begun);
+  }
   std::erase(operations_, operation);
   done(std::move(*operation->outcome));
 }

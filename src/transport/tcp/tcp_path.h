@@ -10,7 +10,7 @@
 #include "base/metrics.h"
 #include "memory/copy.h"
 #include "transport/tcp/tcp_transport.h"
-#include "transport/transport.h"
+#include "transport/transfer_check.h"
 #include "wire/frame.h"
 
 namespace mooncake {
@@ -38,6 +38,7 @@ class TcpPath final : public Path, public std::enable_shared_from_this<TcpPath> 
   struct Operation {
     const Transfer* transfer;
     std::function<void(Status)> done;
+    Instant begun;
     std::unique_ptr<Timer> timer;
     std::size_t slice = 0;          // the first slice that is not yet wholly in a frame,
     std::uint64_t slice_offset = 0; // and how much of it is
@@ -87,6 +88,7 @@ class TcpPath final : public Path, public std::enable_shared_from_this<TcpPath> 
   Counter& sent_bytes_;
   Counter& received_bytes_;
   std::vector<LanePtr> lanes_;
+  CostModel cost_;
   std::deque<OperationPtr> queue_;                   // with slices left to send, in order of arrival
   std::vector<OperationPtr> operations_;             // not yet reported, in order of arrival
   std::optional<Error> closed_;
