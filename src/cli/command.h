@@ -44,6 +44,7 @@ extern const Command kModelsCommand;
 extern const Command kExplainCommand;
 extern const Command kConfigExplainCommand;
 extern const Command kReplayCommand;
+extern const Command kStatusCommand;
 extern const Command kTraceGenerateCommand;
 extern const Command kTraceInspectCommand;
 
