@@ -66,13 +66,13 @@ class Looker {
       if (answers[i]) {
         bodies.push_back(std::move(*answers[i]));
       } else {
-        missing.push_back({Describe(targets_[i]), answers[i].error().Text()});
+        missing.push_back({Describe(targets_[i]), answers[i].error().context});
       }
     }
     if (!bodies.empty()) co_return MergeClusters(bodies, missing);
     if (answers.size() == 1) co_return Fail(answers[0].error());
     std::string reasons;
-    for (const MissingView& one : missing) reasons += fmt::format("{}{}: {}", reasons.empty() ? "" : "; ", one.label, one.reason);
+    for (const MissingView& one : missing) reasons += (reasons.empty() ? "" : "; ") + one.reason;
     co_return Fail(ErrorId::kNoInstance, std::move(reasons));
   }
 
@@ -92,7 +92,7 @@ class Looker {
         auto fetch = FetchCluster(world_, target, After(world_.clock.Now(), kTimeout));
         Result<std::string> body = co_await std::move(fetch);
         if (body) co_return body;
-        reasons += fmt::format("; {} at {}", record.identity.label, body.error().Text());
+        reasons += fmt::format("; {} at {}", record.identity.label, body.error().context);
       }
     }
     co_return Fail(ErrorId::kNoInstance, fmt::format("{} lists {} in cluster \"{}\"{}", directory_->Describe(), records->size(),

@@ -313,10 +313,7 @@ Task<Result<ReplayResult>> RunAll(World& world, const Trace& trace, const Replay
     constexpr Duration kStatusTimeout = std::chrono::seconds(5);
     auto get = client.Send("GET", "/status", "", {}, After(world.clock.Now(), kStatusTimeout));
     const Result<HttpResponse> response = co_await std::move(get);
-    if (!response && response.error().id == ErrorId::kBadHttp) {
-      co_return Fail(ErrorId::kNotAnInstance, fmt::format("--to {}: {}", Describe(target), response.error().context));
-    }
-    if (!response) co_return Fail(Within("--to " + Describe(target), response.error()));
+    if (!response) co_return Fail(Within("--to", AboutTarget(target, response.error())));
     json::error_code code;
     const json::value status = json::parse(response->body, code);
     const json::value* const served = !code && status.is_object() ? status.get_object().if_contains("model") : nullptr;

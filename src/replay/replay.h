@@ -40,7 +40,7 @@ struct ReplayResult {
   ClusterView moved;     ///< What each path moved meanwhile; empty if the cluster could not be asked.
 };
 
-/// Not from a loop. Errors: a target that cannot be reached or is no instance of ours (kConnectRefused, kNotAnInstance, …);
+/// Not from a loop. Errors: a target that cannot be reached or is no instance of ours (kNoInstance, kNotAnInstance);
 /// failures of single requests are in the report.
 [[nodiscard]] Result<ReplayResult> Replay(World& world, const Trace& trace, const ReplayOptions& options);
 

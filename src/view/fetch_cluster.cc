@@ -18,17 +18,24 @@ std::string Describe(const HttpUrl& target) {
   return bare_v6 ? fmt::format("[{}]:{}", target.host, target.port) : fmt::format("{}:{}", target.host, target.port);
 }
 
+Error AboutTarget(const HttpUrl& target, const Error& error) {
+  const std::string name = Describe(target);
+  std::string context = error.context.starts_with(name) ? error.context : fmt::format("{}: {}", name, error.context);
+  if (error.os_error != 0) context += fmt::format(" ({})", ErrnoText(error.os_error));
+  switch (error.code()) {
+    case Errc::kPeerGone:
+    case Errc::kUnknownOutcome: return {ErrorId::kNoInstance, std::move(context)};
+    default: return {error.id == ErrorId::kBadHttp ? ErrorId::kNotAnInstance : error.id, std::move(context)};
+  }
+}
+
 Task<Result<std::string>> FetchCluster(World& world, HttpUrl target, Instant deadline) {
   HttpClient client(world, world.control, target);
   auto get = client.Send("GET", "/cluster", "", {}, deadline);
   Result<HttpResponse> response = co_await std::move(get);
-  if (!response && response.error().id == ErrorId::kBadHttp) {
-    co_return Fail(ErrorId::kNotAnInstance, fmt::format("{}: {}", Describe(target), response.error().context));
-  }
-  if (!response) co_return Fail(Within(Describe(target), response.error()));
-  if (const Result<ClusterView> view = ParseCluster(response->body); !view) {
-    co_return Fail(Within(Describe(target), view.error()));
-  }
+  if (!response) co_return Fail(AboutTarget(target, response.error()));
+  const Result<ClusterView> view = ParseCluster(response->body);
+  if (!view) co_return Fail(AboutTarget(target, view.error()));
   co_return std::move(response->body);
 }
 

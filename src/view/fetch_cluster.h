@@ -12,8 +12,11 @@ namespace mooncake {
 /// "host:port".
 [[nodiscard]] std::string Describe(const HttpUrl& target);
 
-/// The body of GET /cluster, which ParseCluster() reads. Errors: as HttpClient::Send, but what
-/// answers and is no instance of ours is kNotAnInstance. They name the target.
+/// An error of HttpClient as one about an instance: nobody there is kNoInstance, somebody else kNotAnInstance. Names the
+/// target.
+[[nodiscard]] Error AboutTarget(const HttpUrl& target, const Error& error);
+
+/// The body of GET /cluster, which ParseCluster() reads. Errors: as AboutTarget().
 [[nodiscard]] Task<Result<std::string>> FetchCluster(World& world, HttpUrl target, Instant deadline);
 
 }  // namespace mooncake
