@@ -154,10 +154,11 @@ class RealStream final : public Stream {
       : socket_(std::move(socket)), local_(local), remote_(remote) {}
 
   Task<Result<std::size_t>> ReadSome(MutableBytes into) override {
+    if (ended_) co_return Fail(Failure(asio::error::eof));
     error_code code;
     const std::size_t count = co_await socket_.async_read_some(
         asio::buffer(into.data(), into.size()), asio::redirect_error(asio::use_awaitable, code));
-    if (code) co_return Fail(Failure(code));
+    if (code) co_return Fail(Ended(code));
     co_return count;
   }
 
@@ -165,10 +166,11 @@ class RealStream final : public Stream {
     std::vector<asio::mutable_buffer> buffers;
     buffers.reserve(into.size());
     for (const MutableBytes& bytes : into) buffers.emplace_back(bytes.data(), bytes.size());
+    if (ended_) co_return Fail(Failure(asio::error::eof));
     error_code code;
     const std::size_t count =
         co_await socket_.async_read_some(buffers, asio::redirect_error(asio::use_awaitable, code));
-    if (code) co_return Fail(Failure(code));
+    if (code) co_return Fail(Ended(code));
     co_return count;
   }
 
@@ -208,6 +210,12 @@ class RealStream final : public Stream {
   Endpoint remote() const override { return remote_; }
 
  private:
+  // The end of a connection is reported by the kernel once (Asio's readiness is edge-triggered): another read would wait
+  // for ever.
+  Error Ended(const error_code& code) {
+    ended_ = ended_ || code == asio::error::eof;
+    return Failure(code);
+  }
   Error Failure(const error_code& code) const {
     if (remote_.port == 0) return FromAsio(code, "local connection");
     return FromAsio(code, fmt::format("connection {} to {}", ToString(local_), ToString(remote_)));
@@ -216,6 +224,7 @@ class RealStream final : public Stream {
   typename Protocol::socket socket_;
   Endpoint local_;
   Endpoint remote_;
+  bool ended_ = false;
 };
 
 std::unique_ptr<Stream> Wrap(Tcp::socket socket) {

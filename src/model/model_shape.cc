@@ -72,10 +72,10 @@ Result<ModelShape> FindModel(std::string_view name) {
 Result<ScaledShape> Scale(const ModelShape& model, double scale, std::uint32_t page_tokens) {
   if (!(scale > 0.0 && scale <= 1.0)) {  // so written, NaN fails too
     return Fail(ErrorId::kBadOptionValue,
-                fmt::format("a scale of {} is not above 0 and at most 1", scale));
+                fmt::format("scale = {}: it must be above 0 and at most 1", scale));
   }
   if (page_tokens == 0 || page_tokens > kPageTokensMax) {
-    return Fail(ErrorId::kBadOptionValue, fmt::format("a page of {} tokens is not one of 1 to {}",
+    return Fail(ErrorId::kBadOptionValue, fmt::format("page_tokens = {}: it must be 1 to {}",
                                                       page_tokens, kPageTokensMax));
   }
   const auto scaled_bytes =

@@ -146,7 +146,6 @@ Task<Result<std::optional<Parsed>>> ReadRequest(World& world, const Executor& ex
   http::request_parser<http::string_body> parser;
   parser.header_limit(limits.header_bytes_max);
   parser.body_limit(limits.body_bytes_max);
-  parser.eager(true);
   StreamDeadline idle(world, executor, reader.shared_stream(), After(world.clock.Now(), limits.idle_timeout));
   if (reader.buffered().empty()) {
     const Status first = co_await reader.Want(1);
@@ -156,10 +155,15 @@ Task<Result<std::optional<Parsed>>> ReadRequest(World& world, const Executor& ex
   StreamDeadline head(world, executor, reader.shared_stream(), After(world.clock.Now(), limits.header_timeout));
   StreamDeadline body(world, executor, reader.shared_stream(),
                       After(world.clock.Now(), limits.header_timeout + limits.body_timeout));
+  std::size_t header_bytes = 0;  // the parser's own limit starts anew with each piece that it is given
   while (!parser.is_done()) {
     error_code code;
+    const bool in_header = !parser.is_header_done();
+    parser.eager(!in_header);
     const std::size_t consumed = parser.put(ToBuffer(reader.buffered()), code);
     reader.Consume(consumed);
+    if (in_header) header_bytes += consumed;
+    if (header_bytes > limits.header_bytes_max) code = http::error::header_limit;
     if (parser.is_header_done()) head.Disarm();
     if (code == http::error::need_more || (!code && reader.buffered().empty() && !parser.is_done())) {
       const std::size_t have = reader.buffered().size();
@@ -204,6 +208,18 @@ Task<void> WatchClient(std::shared_ptr<BufferedReader> reader, std::shared_ptr<E
   done->Set(true);
 }
 
+// To close a connection on which bytes are unread resets it, and a reset overtakes the answer. So a refused client gets a
+// moment to finish what it is sending.
+Task<void> Linger(World& world, const Executor& executor, std::shared_ptr<Stream> stream) {
+  constexpr Duration kTimeMax = std::chrono::seconds(1);
+  const StreamDeadline limit(world, executor, stream, After(world.clock.Now(), kTimeMax));
+  std::array<std::byte, 16384> ignored;
+  for (;;) {
+    const Result<std::size_t> read = co_await stream->ReadSome(ignored);
+    if (!read) co_return;
+  }
+}
+
 }  // namespace
 
 Task<void> ServeHttp(World& world, Executor executor, std::unique_ptr<BufferedReader> reader, const HttpHandler& handler,
@@ -225,6 +241,8 @@ Task<void> ServeHttp(World& world, Executor executor, std::unique_ptr<BufferedRe
         std::string text = Error{ErrorId::kBadHttp, rejected.why}.Text() + "\n";
         auto respond = refusal.Respond(rejected.status, "text/plain", std::move(text), {});
         static_cast<void>(co_await std::move(respond));
+        auto linger = Linger(world, executor, stream);
+        co_await std::move(linger);
       }
       break;
     }
@@ -358,8 +376,7 @@ Task<Result<HttpResponse>> HttpClient::SendStreaming(std::string method, std::st
 
     http::response_parser<http::buffer_body> parser;
     parser.body_limit(boost::none);
-    parser.eager(true);
-    std::array<char, 65536> piece{};
+      std::array<char, 65536> piece{};
     std::string quoted = Quote(reader_->buffered());
     while (!parser.is_done()) {
       parser.get().body().data = piece.data();

@@ -104,7 +104,19 @@ TEST_F(Http, ABodyThatIsTooLongIsRefused) {
     HttpClient client(world_, world_.control, Url());
     auto send = client.Send("POST", "/echo", std::string(2000000, 'x'), {}, In(5s));
     const Result<HttpResponse> response = co_await std::move(send);
-    EXPECT_TRUE(!response || response->status == 413);  // or the connection broke while we wrote
+    EXPECT_TRUE(Succeeds(response));
+    EXPECT_EQ(response ? response->status : 0, 413);
+  });
+}
+
+TEST_F(Http, HeadersThatAreTooLongAreRefusedHoweverTheyArrive) {
+  RunOn(world_, [this]() -> Task<void> {
+    std::vector<std::pair<std::string, std::string>> headers(20000, {"a", "b"});
+    HttpClient client(world_, world_.control, Url());
+    auto send = client.Send("GET", "/", "", std::move(headers), In(5s));
+    const Result<HttpResponse> response = co_await std::move(send);
+    EXPECT_TRUE(Succeeds(response));
+    EXPECT_EQ(response ? response->status : 0, 431);
   });
 }
 
@@ -121,6 +133,21 @@ TEST_F(Http, AClientThatGoesAwayIsNoticed) {
   waiting_.get_future().wait();
   Post(world_.control, [&client] { client->Close(); });
   EXPECT_EQ(gone_.get_future().wait_for(5s), std::future_status::ready);
+}
+
+TEST_F(Http, AConnectionThatItsClientClosedIsGone) {
+  RunOn(world_, [this]() -> Task<void> {
+    {
+      HttpClient client(world_, world_.control, Url());
+      auto send = client.Send("GET", "/", "", {}, In(5s));
+      const Result<HttpResponse> response = co_await std::move(send);
+      EXPECT_TRUE(Succeeds(response));
+      EXPECT_EQ(server_->connections(), 1U);
+    }
+    const Instant limit = In(5s);
+    while (server_->connections() > 0 && world_.clock.Now() < limit) co_await world_.clock.SleepFor(world_.control, 1ms);
+    EXPECT_EQ(server_->connections(), 0U);
+  });
 }
 
 TEST_F(Http, WhatIsNotHttpIsQuoted) {
