@@ -78,20 +78,20 @@ if [ -n "$trace" ]; then
   # Somebody's trace may last for hours and hold long prompts: as fast as it goes, for a while, with a small share of the
   # model's bytes.
   "$mooncake" trace inspect "$trace" || exit $?
-  scale=0.015625
+  scale=0.015625 memory=1GiB
   replay=(--speed 0 --concurrency 8 --duration 25s)
 else
   trace="$folder/trace.jsonl"
-  "$mooncake" trace generate --requests 200 --rate 8 --conversations 40 --system-blocks 1 --mean-input 2048 --mean-output 48 \
+  "$mooncake" trace generate --requests 300 --rate 12 --conversations 60 --system-blocks 1 --mean-input 2048 --mean-output 48 \
     --out "$trace"
   "$mooncake" trace inspect "$trace"
-  scale=0.0625
+  scale=0.0625 memory=512MiB
   replay=(--duration 40s)
 fi
 
 directory="this host's own"
 [ -z "$etcd" ] || start_etcd
-common=(--cluster "demo-$$" --host 127.0.0.1 --port 0 --scale "$scale" --kv-memory 512MiB --drain-timeout 3s)
+common=(--cluster "demo-$$" --host 127.0.0.1 --port 0 --scale "$scale" --kv-memory "$memory" --drain-timeout 3s)
 [ -z "$etcd" ] || common+=(--directory "$directory")
 start prefill "$mooncake" instance --role prefill --label prefill "${common[@]}"
 prefill="${ready##* at }"

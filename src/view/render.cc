@@ -258,7 +258,9 @@ std::string StandingOf(const PathView& path, const InstanceView& sender) {
     if (path.bytes > 0 && best != &path) {
       std::uint64_t all = 0;
       for (const PathView& other : sender.paths) all += other.peer_id == path.peer_id ? other.bytes : 0;
-      standing = fmt::format("in use for {:.1f} % of the bytes", 100 * static_cast<double>(path.bytes) / static_cast<double>(all));
+      const double percent = 100 * static_cast<double>(path.bytes) / static_cast<double>(all);
+      constexpr double kLittle = 0.1;
+      standing = fmt::format("in use for {} % of the bytes", percent < kLittle ? "< 0.1" : fmt::format("{:.1f}", percent));
     } else if (path.bytes > 0) {
       standing = "in use";
     } else if (best->bytes > 0) {

@@ -79,7 +79,7 @@ TEST(RenderCluster, RatesComeFromTwoSamples) {
   now.view.instances[0].paths[1].bytes += 1'000;
   const std::string text = RenderCluster(now, &before, {});
   EXPECT_THAT(LineWith(text, "  shm"), HasSubstr("250 MB/s"));
-  EXPECT_THAT(LineWith(text, "  ring"), HasSubstr("in use for 0.0 % of the bytes"));
+  EXPECT_THAT(LineWith(text, "  ring"), HasSubstr("in use for < 0.1 % of the bytes"));
   now.view.instances[0].paths[0].bytes = 5;  // a new process under the same id counts from zero
   EXPECT_THAT(LineWith(RenderCluster(now, &before, {}), "  shm"), HasSubstr("          -  5.25 GB/s"));
   EXPECT_THAT(RenderCluster(before, &before, {}), Not(HasSubstr("nan")));
