@@ -1,4 +1,5 @@
-// mooncake status: who is there, who sends to whom over what, and why not over something better. Once, or again and again.
+// mooncake status: who is there, who sends to whom over what, and why not over something better.
+// Once, or again and again.
 #include <fmt/format.h>
 
 #include <cstdio>
@@ -15,11 +16,16 @@ namespace mooncake {
 namespace {
 
 constexpr OptionSpec kOptions[] = {
-    {"watch", "false", Unit::kFlag, "Show it again and again, with the rates of the moment, until interrupted."},
+    {"watch", "false", Unit::kFlag,
+     "Show it again and again, with the rates of the moment, until interrupted."},
     {"interval", "1s", Unit::kDuration, "The time between two looks of --watch."},
     {"json", "false", Unit::kFlag, "Print what the instances say, one line of JSON for each look."},
-    {"metadata_server", "", Unit::kText, "Without a URL: the directory that lists the instances. Without a value: this host's own.",
-     {}, "directory"},
+    {"metadata_server",
+     "",
+     Unit::kText,
+     "Without a URL: the directory that lists the instances. Without a value: this host's own.",
+     {},
+     "directory"},
     {"cluster", "default", Unit::kText, "Without a URL: the cluster whose instances are meant."},
 };
 
@@ -36,12 +42,14 @@ Task<std::vector<Result<std::string>>> FetchAll(World& world, std::vector<HttpUr
   answers->bodies.resize(targets.size());
   answers->left = targets.size();
   const Instant deadline = After(world.clock.Now(), kTimeout);
-  const auto fetch_one = [](World& w, HttpUrl target, Instant limit, std::size_t at, std::shared_ptr<Answers> into) -> Task<void> {
+  const auto fetch_one = [](World& w, HttpUrl target, Instant limit, std::size_t at,
+                            std::shared_ptr<Answers> into) -> Task<void> {
     auto fetch = FetchCluster(w, std::move(target), limit);
     into->bodies[at] = co_await std::move(fetch);
     if (--into->left == 0) into->all.Set(true);
   };
-  for (std::size_t i = 0; i < targets.size(); ++i) Spawn(world.control, fetch_one(world, targets[i], deadline, i, answers));
+  for (std::size_t i = 0; i < targets.size(); ++i)
+    Spawn(world.control, fetch_one(world, targets[i], deadline, i, answers));
   if (!targets.empty()) co_await answers->all.Get();
   co_return std::move(answers->bodies);
 }
@@ -49,8 +57,12 @@ Task<std::vector<Result<std::string>>> FetchAll(World& world, std::vector<HttpUr
 // Looks at the cluster, through the instances that were named or those that the directory lists.
 class Looker {
  public:
-  Looker(World& world, std::vector<HttpUrl> targets, std::unique_ptr<Directory> directory, std::string cluster)
-      : world_(world), targets_(std::move(targets)), directory_(std::move(directory)), cluster_(std::move(cluster)) {}
+  Looker(World& world, std::vector<HttpUrl> targets, std::unique_ptr<Directory> directory,
+         std::string cluster)
+      : world_(world),
+        targets_(std::move(targets)),
+        directory_(std::move(directory)),
+        cluster_(std::move(cluster)) {}
 
   /// An answer of /cluster. kNoInstance and kNotAnInstance if nobody gives one.
   Task<Result<std::string>> Look() {
@@ -81,13 +93,17 @@ class Looker {
   Task<Result<std::string>> LookUp() {
     auto list = directory_->List(After(world_.clock.Now(), kTimeout));
     const Result<std::vector<Record>> records = co_await std::move(list);
-    if (!records && records.error().id == ErrorId::kDirectoryRefused && directory_->Describe().find("://") == std::string::npos) {
-      co_return Fail(ErrorId::kNoInstance, "none runs on this host; name one by its URL if it runs elsewhere");
+    if (!records && records.error().id == ErrorId::kDirectoryRefused &&
+        directory_->Describe().find("://") == std::string::npos) {
+      co_return Fail(ErrorId::kNoInstance,
+                     "none runs on this host; name one by its URL if it runs elsewhere");
     }
     if (!records) co_return Fail(records.error());
+    const Instant end = After(world_.clock.Now(), 3 * kTimeout);
     std::string reasons;
     for (const Record& record : *records) {
       for (const Endpoint& endpoint : record.endpoints) {
+        if (world_.clock.Now() >= end) break;
         const HttpUrl target{.host = ToString(endpoint.address), .port = endpoint.port};
         auto fetch = FetchCluster(world_, target, After(world_.clock.Now(), kTimeout));
         Result<std::string> body = co_await std::move(fetch);
@@ -95,8 +111,9 @@ class Looker {
         reasons += fmt::format("; {} at {}", record.identity.label, body.error().context);
       }
     }
-    co_return Fail(ErrorId::kNoInstance, fmt::format("{} lists {} in cluster \"{}\"{}", directory_->Describe(), records->size(),
-                                                     cluster_, reasons));
+    co_return Fail(ErrorId::kNoInstance,
+                   fmt::format("{} lists {} in cluster \"{}\"{}", directory_->Describe(),
+                               records->size(), cluster_, reasons));
   }
 
   World& world_;
@@ -130,8 +147,10 @@ int ShowOnce(World& world, Looker& looker, bool json) {
   return complete ? kExitOk : kExitFailed;
 }
 
-// One look after another until `stop`; what went wrong is shown in the place of the cluster, and the next look may be better.
-Task<int> Watch(World& world, Looker& looker, bool json, Duration interval, std::shared_ptr<Signal> wake, std::shared_ptr<bool> stop) {
+// One look after another until `stop`; what went wrong is shown in the place of the cluster, and
+// the next look may be better.
+Task<int> Watch(World& world, Looker& looker, bool json, Duration interval,
+                std::shared_ptr<Signal> wake, std::shared_ptr<bool> stop) {
   LiveBlock block;
   std::optional<ClusterSample> before;
   const std::unique_ptr<Timer> timer = world.clock.MakeTimer(world.control);
@@ -184,7 +203,9 @@ int RunStatus(CommandInput& input) {
     *stop = true;
     wake->Notify();
   });
-  return Await(world, Watch(world, looker, json, input.options.Duration("interval"), wake, stop));
+  constexpr Duration kIntervalMin = std::chrono::milliseconds(20);
+  const Duration interval = std::max(kIntervalMin, input.options.Duration("interval"));
+  return Await(world, Watch(world, looker, json, interval, wake, stop));
 }
 
 }  // namespace
@@ -193,8 +214,10 @@ const Command kStatusCommand = {
     "status",
     "Shows the instances, the paths between them and why each other path is not used",
     "status [URL|HOST:PORT ...] [--watch] [--json] [flags]",
-    "Any instance tells of its whole cluster. Without a URL, this host's own directory (or --directory) names one.\n"
-    "MOVED is what a path has carried since its sender started, NOW what it carries at the moment, SPEED how fast its\n"
+    "Any instance tells of its whole cluster. Without a URL, this host's own directory (or "
+    "--directory) names one.\n"
+    "MOVED is what a path has carried since its sender started, NOW what it carries at the moment, "
+    "SPEED how fast its\n"
     "transfers of 64 KiB and more were.\n\n"
     "Example: mooncake status http://127.0.0.1:8100 --watch\n"
     "Fails if an instance does not answer, also where others do.\n",

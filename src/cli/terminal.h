@@ -7,7 +7,8 @@
 
 namespace mooncake {
 
-/// The size of the terminal at standard output; nothing where it is none, or one without escape codes (TERM=dumb).
+/// The size of the terminal at standard output; nothing where it is none, or one without escape
+/// codes (TERM=dumb).
 [[nodiscard]] std::optional<TerminalSize> FindTerminal();
 /// Whether a terminal should show colours: the user has not set NO_COLOR.
 [[nodiscard]] bool WantsColor();

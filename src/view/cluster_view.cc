@@ -83,17 +83,18 @@ InstanceView ReadInstance(const json::object& object) {
   instance.model = TextAt(object, "model");
   instance.uptime_seconds = NumberAt(object, "uptime_seconds");
   instance.draining = FlagAt(object, "draining");
-  instance.queue_length =
-      CountAt(ObjectAt(object, "prefill"), "queue_length") + CountAt(ObjectAt(object, "decode"), "queue_length");
+  instance.queue_length = CountAt(ObjectAt(object, "prefill"), "queue_length") +
+                          CountAt(ObjectAt(object, "decode"), "queue_length");
   instance.queue_max = CountAt(ObjectAt(object, "requests"), "queue_max");
   instance.pages = CountAt(kv, "pages");
   instance.pages_free = CountAt(kv, "pages_free");
   instance.page_hits = CountAt(kv, "hits");
   instance.page_misses = CountAt(kv, "misses");
-  instance.directory = {.connection = TextAt(directory, "connection"),
-                        .reachable = !directory.contains("reachable") || FlagAt(directory, "reachable"),
-                        .unreachable_seconds = NumberAt(directory, "unreachable_seconds"),
-                        .cause = TextAt(directory, "cause")};
+  instance.directory = {
+      .connection = TextAt(directory, "connection"),
+      .reachable = !directory.contains("reachable") || FlagAt(directory, "reachable"),
+      .unreachable_seconds = NumberAt(directory, "unreachable_seconds"),
+      .cause = TextAt(directory, "cause")};
   for (const json::value& path : ArrayAt(object, "paths")) {
     if (path.is_object()) instance.paths.push_back(ReadPath(path.get_object()));
   }
@@ -102,7 +103,9 @@ InstanceView ReadInstance(const json::object& object) {
 
 int RankOf(const std::string& role) { return role == "prefill" ? 0 : role == "both" ? 1 : 2; }
 
-std::uint64_t Grown(std::uint64_t before, std::uint64_t now) { return now >= before ? now - before : now; }
+std::uint64_t Grown(std::uint64_t before, std::uint64_t now) {
+  return now >= before ? now - before : now;
+}
 
 }  // namespace
 
@@ -118,16 +121,19 @@ Result<ClusterView> ParseCluster(std::string_view body) {
   }
   for (const json::value& missing : ArrayAt(value.get_object(), "unreachable")) {
     if (!missing.is_object()) continue;
-    view.missing.push_back({TextAt(missing.get_object(), "label"), TextAt(missing.get_object(), "reason")});
+    view.missing.push_back(
+        {TextAt(missing.get_object(), "label"), TextAt(missing.get_object(), "reason")});
   }
-  std::sort(view.instances.begin(), view.instances.end(), [](const InstanceView& a, const InstanceView& b) {
-    return std::tuple(RankOf(a.role), std::string_view(a.label), std::string_view(a.id)) <
-           std::tuple(RankOf(b.role), std::string_view(b.label), std::string_view(b.id));
-  });
+  std::sort(view.instances.begin(), view.instances.end(),
+            [](const InstanceView& a, const InstanceView& b) {
+              return std::tuple(RankOf(a.role), std::string_view(a.label), std::string_view(a.id)) <
+                     std::tuple(RankOf(b.role), std::string_view(b.label), std::string_view(b.id));
+            });
   return view;
 }
 
-std::string MergeClusters(std::span<const std::string> bodies, std::span<const MissingView> missing) {
+std::string MergeClusters(std::span<const std::string> bodies,
+                          std::span<const MissingView> missing) {
   json::array instances;
   json::array unreachable;
   std::set<std::string> answered;
@@ -137,7 +143,8 @@ std::string MergeClusters(std::span<const std::string> bodies, std::span<const M
     const json::value value = json::parse(body, code);
     if (code || !value.is_object()) continue;
     for (const json::value& instance : ArrayAt(value.get_object(), "instances")) {
-      if (instance.is_object() && answered.insert(TextAt(instance.get_object(), "id")).second) instances.push_back(instance);
+      if (instance.is_object() && answered.insert(TextAt(instance.get_object(), "id")).second)
+        instances.push_back(instance);
     }
     for (const json::value& one : ArrayAt(value.get_object(), "unreachable")) {
       if (one.is_object()) silent.emplace(TextAt(one.get_object(), "id"), one);
@@ -146,14 +153,17 @@ std::string MergeClusters(std::span<const std::string> bodies, std::span<const M
   for (auto& [id, one] : silent) {
     if (!answered.contains(id)) unreachable.push_back(std::move(one));
   }
-  for (const MissingView& one : missing) unreachable.push_back({{"label", one.label}, {"reason", one.reason}});
-  return json::serialize(json::object{{"instances", std::move(instances)}, {"unreachable", std::move(unreachable)}});
+  for (const MissingView& one : missing)
+    unreachable.push_back({{"label", one.label}, {"reason", one.reason}});
+  return json::serialize(
+      json::object{{"instances", std::move(instances)}, {"unreachable", std::move(unreachable)}});
 }
 
 ClusterView Since(const ClusterView& before, const ClusterView& now) {
   std::map<std::tuple<std::string, std::string, std::string>, const PathView*> known;
   for (const InstanceView& instance : before.instances) {
-    for (const PathView& path : instance.paths) known[{instance.id, path.peer_id, path.transport}] = &path;
+    for (const PathView& path : instance.paths)
+      known[{instance.id, path.peer_id, path.transport}] = &path;
   }
   ClusterView since = now;
   for (InstanceView& instance : since.instances) {

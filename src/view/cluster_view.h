@@ -1,5 +1,5 @@
-// A cluster as its instances describe it: what GET /cluster answers, read into values, and what has happened between two
-// such answers.
+// A cluster as its instances describe it: what GET /cluster answers, read into values, and what has
+// happened between two such answers.
 #pragma once
 
 #include <cstdint>
@@ -15,11 +15,11 @@ namespace mooncake {
 
 /// A transport from one instance to a peer.
 struct PathView {
-  std::string peer;     ///< Its label.
+  std::string peer;  ///< Its label.
   std::string peer_id;
   std::string transport;
   bool usable = false;
-  std::string reason;   ///< Why it is not usable; empty where it has not been tried yet.
+  std::string reason;  ///< Why it is not usable; empty where it has not been tried yet.
   std::uint64_t bytes = 0;
   std::uint64_t transfers = 0;
   std::uint64_t failures = 0;
@@ -46,7 +46,7 @@ struct InstanceView {
   std::uint64_t queue_max = 0;
   std::uint64_t pages = 0;
   std::uint64_t pages_free = 0;
-  std::uint64_t page_hits = 0;     ///< Pages looked for in its prefix cache and found.
+  std::uint64_t page_hits = 0;  ///< Pages looked for in its prefix cache and found.
   std::uint64_t page_misses = 0;
   DirectoryView directory;
   std::vector<PathView> paths;
@@ -59,20 +59,23 @@ struct MissingView {
 };
 
 struct ClusterView {
-  std::vector<InstanceView> instances;  ///< By role and label: two samples show them in the same order.
+  std::vector<InstanceView>
+      instances;  ///< By role and label: two samples show them in the same order.
   std::vector<MissingView> missing;
 };
 
-/// `body` is another process's, so it is data: text without control characters, numbers in range or 0. kNotAnInstance if it
-/// is no answer of /cluster; fields that an older version does not have are empty.
+/// `body` is another process's, so it is data: text without control characters, numbers in range or
+/// 0. kNotAnInstance if it is no answer of /cluster; fields that an older version does not have are
+/// empty.
 [[nodiscard]] Result<ClusterView> ParseCluster(std::string_view body);
 
-/// Several answers of /cluster as one: an instance that is in more than one appears once, and is not missing if any answer
-/// has it. What cannot be parsed is left out.
-[[nodiscard]] std::string MergeClusters(std::span<const std::string> bodies, std::span<const MissingView> missing);
+/// Several answers of /cluster as one: an instance that is in more than one appears once, and is
+/// not missing if any answer has it. What cannot be parsed is left out.
+[[nodiscard]] std::string MergeClusters(std::span<const std::string> bodies,
+                                        std::span<const MissingView> missing);
 
-/// What has happened since `before`: bytes, transfers and failures of each path of `now` less what they were. Instances that
-/// `before` does not have count from zero.
+/// What has happened since `before`: bytes, transfers and failures of each path of `now` less what
+/// they were. Instances that `before` does not have count from zero.
 [[nodiscard]] ClusterView Since(const ClusterView& before, const ClusterView& now);
 
 /// A cluster at one moment of the reader's clock.

@@ -16,7 +16,8 @@ std::string Answer(const std::string& instances, const std::string& unreachable 
   return R"({"instances":[)" + instances + R"(],"unreachable":[)" + unreachable + "]}\n";
 }
 
-const std::string kPrefill = R"({"id":"a1","label":"prefill-0","role":"prefill","endpoint":"127.0.0.1:8100","uptime_seconds":12.5,
+const std::string kPrefill =
+    R"({"id":"a1","label":"prefill-0","role":"prefill","endpoint":"127.0.0.1:8100","uptime_seconds":12.5,
   "draining":false,"directory":{"connection":"etcd://e:2379","reachable":false,"unreachable_seconds":3,"cause":"E009"},
   "requests":{"running":1,"queue_max":256},"prefill":{"queue_length":4},
   "kv":{"pages":1024,"pages_free":24,"hits":30,"misses":10},
@@ -25,7 +26,8 @@ const std::string kPrefill = R"({"id":"a1","label":"prefill-0","role":"prefill",
 const std::string kDecode = R"({"id":"b2","label":"decode-0","role":"decode"})";
 
 TEST(ParseCluster, ReadsEveryFieldAndSortsByRole) {
-  const Result<ClusterView> view = ParseCluster(Answer(kDecode + "," + kPrefill, R"({"label":"x","id":"c3","reason":"E102"})"));
+  const Result<ClusterView> view =
+      ParseCluster(Answer(kDecode + "," + kPrefill, R"({"label":"x","id":"c3","reason":"E102"})"));
   ASSERT_TRUE(Succeeds(view));
   ASSERT_EQ(view->instances.size(), 2U);
   const InstanceView& prefill = view->instances[0];
@@ -68,8 +70,11 @@ TEST(ParseCluster, TakesWhatAPeerSaysAsData) {
 }
 
 TEST(MergeClusters, ShowsEachInstanceOnceAndWhoeverAnswersIsNotMissing) {
-  const std::string first = Answer(kPrefill, R"({"label":"decode-0","id":"b2","reason":"E103"},{"label":"gone","id":"c3","reason":"E102"})");
-  const std::string second = Answer(kDecode + "," + kPrefill, R"({"label":"gone","id":"c3","reason":"E102"})");
+  const std::string first = Answer(
+      kPrefill,
+      R"({"label":"decode-0","id":"b2","reason":"E103"},{"label":"gone","id":"c3","reason":"E102"})");
+  const std::string second =
+      Answer(kDecode + "," + kPrefill, R"({"label":"gone","id":"c3","reason":"E102"})");
   const std::vector<std::string> bodies = {first, second, "no JSON"};
   const std::vector<MissingView> missing = {{"10.0.0.9:1", "E103 no answer"}};
   const Result<ClusterView> view = ParseCluster(MergeClusters(bodies, missing));
@@ -85,13 +90,15 @@ TEST(Since, CountsWhatHappenedBetweenTwoSamples) {
   ClusterView now = before;
   now.instances[0].paths[0].bytes = 5000;
   now.instances[0].paths[0].failures = 4;
-  now.instances[0].paths.push_back({.peer = "decode-0", .peer_id = "b2", .transport = "tcp", .bytes = 70});
+  now.instances[0].paths.push_back(
+      {.peer = "decode-0", .peer_id = "b2", .transport = "tcp", .bytes = 70});
   const ClusterView since = Since(before, now);
   EXPECT_EQ(since.instances[0].paths[0].bytes, 4000U);
   EXPECT_EQ(since.instances[0].paths[0].failures, 3U);
   EXPECT_EQ(since.instances[0].paths[1].bytes, 70U) << "a path that was not there before";
   now.instances[0].paths[0].bytes = 10;
-  EXPECT_EQ(Since(before, now).instances[0].paths[0].bytes, 10U) << "counted from zero again: the peer is a new one";
+  EXPECT_EQ(Since(before, now).instances[0].paths[0].bytes, 10U)
+      << "counted from zero again: the peer is a new one";
 }
 
 TEST(ParseTarget, TakesUrlsAndAddressesAndAsksForAPort) {

@@ -15,17 +15,22 @@ Result<HttpUrl> ParseTarget(std::string_view text) {
 
 std::string Describe(const HttpUrl& target) {
   const bool bare_v6 = target.host.find(':') != std::string::npos && target.host.front() != '[';
-  return bare_v6 ? fmt::format("[{}]:{}", target.host, target.port) : fmt::format("{}:{}", target.host, target.port);
+  return bare_v6 ? fmt::format("[{}]:{}", target.host, target.port)
+                 : fmt::format("{}:{}", target.host, target.port);
 }
 
 Error AboutTarget(const HttpUrl& target, const Error& error) {
   const std::string name = Describe(target);
-  std::string context = error.context.starts_with(name) ? error.context : fmt::format("{}: {}", name, error.context);
+  std::string context =
+      error.context.starts_with(name) ? error.context : fmt::format("{}: {}", name, error.context);
   if (error.os_error != 0) context += fmt::format(" ({})", ErrnoText(error.os_error));
   switch (error.code()) {
     case Errc::kPeerGone:
-    case Errc::kUnknownOutcome: return {ErrorId::kNoInstance, std::move(context)};
-    default: return {error.id == ErrorId::kBadHttp ? ErrorId::kNotAnInstance : error.id, std::move(context)};
+    case Errc::kUnknownOutcome:
+      return {ErrorId::kNoInstance, std::move(context)};
+    default:
+      return {error.id == ErrorId::kBadHttp ? ErrorId::kNotAnInstance : error.id,
+              std::move(context)};
   }
 }
 

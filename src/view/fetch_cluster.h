@@ -12,11 +12,12 @@ namespace mooncake {
 /// "host:port".
 [[nodiscard]] std::string Describe(const HttpUrl& target);
 
-/// An error of HttpClient as one about an instance: nobody there is kNoInstance, somebody else kNotAnInstance. Names the
-/// target.
+/// An error of HttpClient as one about an instance: nobody there is kNoInstance, somebody else
+/// kNotAnInstance. Names the target.
 [[nodiscard]] Error AboutTarget(const HttpUrl& target, const Error& error);
 
 /// The body of GET /cluster, which ParseCluster() reads. Errors: as AboutTarget().
-[[nodiscard]] Task<Result<std::string>> FetchCluster(World& world, HttpUrl target, Instant deadline);
+[[nodiscard]] Task<Result<std::string>> FetchCluster(World& world, HttpUrl target,
+                                                     Instant deadline);
 
 }  // namespace mooncake

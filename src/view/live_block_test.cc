@@ -21,7 +21,8 @@ TEST(LiveBlock, DrawsOverWhatItDrewBefore) {
   EXPECT_EQ(block.Draw("one\ntwo\n", {80, 24}), "\rone\x1b[K\ntwo\x1b[K\n\x1b[J");
   EXPECT_THAT(block.Draw("three\n", {80, 24}), StartsWith("\x1b[2A\rthree"));
   EXPECT_EQ(block.Draw("", {80, 24}), "\x1b[1A\r\x1b[J");
-  EXPECT_THAT(block.Draw("four\n", {80, 24}), StartsWith("\rfour")) << "nothing stands above any more";
+  EXPECT_THAT(block.Draw("four\n", {80, 24}), StartsWith("\rfour"))
+      << "nothing stands above any more";
 }
 
 TEST(LiveBlock, NeverScrollsTheTerminal) {

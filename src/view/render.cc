@@ -19,7 +19,8 @@ constexpr std::string_view kPlain = "\x1b[0m";
 
 // One byte of each code point is no continuation byte; what we print is one column per code point.
 std::size_t ColumnsOf(std::string_view text) {
-  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; }));
+  return static_cast<std::size_t>(
+      std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; }));
 }
 
 std::string_view FirstColumns(std::string_view text, std::size_t columns) {
@@ -69,17 +70,18 @@ struct Column {
 };
 
 constexpr std::array kInstanceColumns = {
-    Column{"INSTANCE", 18, false}, Column{"ROLE", 7, false},  Column{"ENDPOINT", 21, false}, Column{"UP", 6, true},
-    Column{"QUEUE", 7, true},      Column{"KV PAGES", 15, true}, Column{"HITS", 5, true},    Column{"DIRECTORY", 11, false},
+    Column{"INSTANCE", 18, false}, Column{"ROLE", 7, false},       Column{"ENDPOINT", 21, false},
+    Column{"UP", 6, true},         Column{"QUEUE", 7, true},       Column{"KV PAGES", 15, true},
+    Column{"HITS", 5, true},       Column{"DIRECTORY", 11, false},
 };
 constexpr std::array kPathColumns = {
-    Column{"PATHS", 9, false}, Column{"MOVED", 10, true},   Column{"NOW", 10, true},
-    Column{"SPEED", 10, true}, Column{"FAILED", 7, true},   Column{"STATE", 46, false},
+    Column{"PATHS", 9, false}, Column{"MOVED", 10, true}, Column{"NOW", 10, true},
+    Column{"SPEED", 10, true}, Column{"FAILED", 7, true}, Column{"STATE", 46, false},
 };
 
 // Without the rate of the moment: for what has ended.
 constexpr std::array kMovedColumns = {
-    Column{"PATHS", 9, false}, Column{"MOVED", 10, true},   Column{"SPEED", 10, true},
+    Column{"PATHS", 9, false}, Column{"MOVED", 10, true},  Column{"SPEED", 10, true},
     Column{"FAILED", 7, true}, Column{"STATE", 57, false},
 };
 
@@ -103,12 +105,16 @@ std::string Titles(const std::array<Column, N>& columns) {
 
 std::string HitsOf(const InstanceView& instance) {
   const std::uint64_t asked = instance.page_hits + instance.page_misses;
-  return asked == 0 ? "-" : fmt::format("{:.0f} %", 100.0 * static_cast<double>(instance.page_hits) / static_cast<double>(asked));
+  return asked == 0 ? "-"
+                    : fmt::format("{:.0f} %", 100.0 * static_cast<double>(instance.page_hits) /
+                                                  static_cast<double>(asked));
 }
 
 std::string DirectoryOf(const InstanceView& instance) {
   if (instance.draining) return "draining";
-  return instance.directory.reachable ? "reachable" : fmt::format("down {}", FormatAge(instance.directory.unreachable_seconds));
+  return instance.directory.reachable
+             ? "reachable"
+             : fmt::format("down {}", FormatAge(instance.directory.unreachable_seconds));
 }
 
 std::string InstanceRow(const InstanceView& instance) {
@@ -116,25 +122,34 @@ std::string InstanceRow(const InstanceView& instance) {
   return Row(kInstanceColumns,
              {instance.label, instance.role, instance.endpoint, FormatAge(instance.uptime_seconds),
               fmt::format("{}/{}", instance.queue_length, instance.queue_max),
-              fmt::format("{}/{}", FormatCount(used), FormatCount(instance.pages)), HitsOf(instance), DirectoryOf(instance)});
+              fmt::format("{}/{}", FormatCount(used), FormatCount(instance.pages)),
+              HitsOf(instance), DirectoryOf(instance)});
 }
 
-void AppendWrapped(std::string& text, const Painter& paint, std::string_view code, const std::string& line) {
-  for (std::string& part : Wrap(line, kViewColumns - 2)) text += "  " + paint.In(code, std::move(part)) + "\n";
+// Lines after the first are indented.
+void AppendWrapped(std::string& text, const Painter& paint, std::string_view code,
+                   const std::string& line) {
+  std::string_view indent;
+  for (std::string& part : Wrap(line, kViewColumns - 2)) {
+    text += fmt::format("{}{}\n", indent, paint.In(code, std::move(part)));
+    indent = "  ";
+  }
 }
 
 void AppendInstances(std::string& text, const ClusterView& view, const Painter& paint) {
   text += paint.In(kBold, Titles(kInstanceColumns)) + "\n";
   for (const InstanceView& instance : view.instances) text += InstanceRow(instance) + "\n";
   for (const MissingView& missing : view.missing) {
-    AppendWrapped(text, paint, kBad, fmt::format("{} does not answer: {}", missing.label, missing.reason));
+    AppendWrapped(text, paint, kBad,
+                  fmt::format("{} does not answer: {}", missing.label, missing.reason));
   }
   for (const InstanceView& instance : view.instances) {
     const DirectoryView& directory = instance.directory;
     if (directory.reachable) continue;
     AppendWrapped(text, paint, kBad,
-                  fmt::format("{}: the directory ({}) has not answered for {}: {}", instance.label, directory.connection,
-                              FormatAge(directory.unreachable_seconds), directory.cause));
+                  fmt::format("{}: the directory ({}) has not answered for {}: {}", instance.label,
+                              directory.connection, FormatAge(directory.unreachable_seconds),
+                              directory.cause));
   }
 }
 
@@ -149,34 +164,44 @@ const PathView* FindPath(const ClusterView& view, const std::string& id, const P
 }
 
 // What the path moves now, in bytes a second, by two samples.
-double RateOf(const InstanceView& sender, const PathView& path, const ClusterSample& now, const ClusterSample* before) {
+double RateOf(const InstanceView& sender, const PathView& path, const ClusterSample& now,
+              const ClusterSample* before) {
   if (before == nullptr || now.at <= before->at) return 0;
   const PathView* const earlier = FindPath(before->view, sender.id, path);
   const std::uint64_t bytes = earlier == nullptr ? 0 : earlier->bytes;
   if (path.bytes <= bytes) return 0;
-  return static_cast<double>(path.bytes - bytes) / std::chrono::duration<double>(now.at - before->at).count();
+  return static_cast<double>(path.bytes - bytes) /
+         std::chrono::duration<double>(now.at - before->at).count();
 }
 
 constexpr double kGiga = 1e9;
 
 // The cells before the last one, and the standing, which may take several lines.
 template <std::size_t N>
-std::string PathRow(const std::array<Column, N>& columns, std::array<std::string, N> cells, const PathView& path,
-                    const std::string& standing, const Painter& paint) {
+std::string PathRow(const std::array<Column, N>& columns, std::array<std::string, N> cells,
+                    const PathView& path, const std::string& standing, const Painter& paint) {
   const std::vector<std::string> lines = Wrap(standing, columns.back().columns);
   cells.back() = lines[0];
   const bool bad = path.suspected || path.failures > 0;
-  const std::string_view code = bad ? kBad : path.bytes > 0 ? kGood : path.usable ? std::string_view() : kDim;
+  const std::string_view code = bad              ? kBad
+                                : path.bytes > 0 ? kGood
+                                : path.usable    ? std::string_view()
+                                                 : kDim;
   std::string text = paint.In(code, Row(columns, cells)) + "\n";
   std::size_t indent = 0;
   for (std::size_t i = 0; i + 1 < N; ++i) indent += columns[i].columns + 1;
-  for (std::size_t i = 1; i < lines.size(); ++i) text += std::string(indent, ' ') + paint.In(code, lines[i]) + "\n";
+  for (std::size_t i = 1; i < lines.size(); ++i)
+    text += std::string(indent, ' ') + paint.In(code, lines[i]) + "\n";
   return text;
 }
 
-std::string MovedOf(const PathView& path) { return path.bytes == 0 ? "-" : FormatBytes(path.bytes); }
+std::string MovedOf(const PathView& path) {
+  return path.bytes == 0 ? "-" : FormatBytes(path.bytes);
+}
 std::string SpeedOf(const PathView& path) { return FormatRate(path.gigabytes_per_second * kGiga); }
-std::string FailedOf(const PathView& path) { return path.failures == 0 ? "-" : FormatCount(path.failures); }
+std::string FailedOf(const PathView& path) {
+  return path.failures == 0 ? "-" : FormatCount(path.failures);
+}
 
 // The paths of one sender to one peer, in the sender's order.
 using Pair = std::vector<const PathView*>;
@@ -196,7 +221,8 @@ std::vector<Pair> PairsOf(const InstanceView& sender) {
 }
 
 bool HasNews(const Pair& pair) {
-  return std::any_of(pair.begin(), pair.end(), [](const PathView* path) { return path->bytes > 0 || path->failures > 0; });
+  return std::any_of(pair.begin(), pair.end(),
+                     [](const PathView* path) { return path->bytes > 0 || path->failures > 0; });
 }
 
 // A pair that has moved nothing, in one line.
@@ -208,8 +234,10 @@ std::string QuietPair(const InstanceView& sender, const Pair& pair) {
   std::string text = fmt::format("{} -> {}: nothing moved; {}", sender.label, pair.front()->peer,
                                  ready.empty() ? std::string("no path is open") : ready + " ready");
   for (const PathView* path : pair) {
-    if (!path->usable && !path->reason.empty()) text += fmt::format("; {} not usable: {}", path->transport, path->reason);
+    if (!path->usable && !path->reason.empty())
+      text += fmt::format("; {} not usable: {}", path->transport, path->reason);
   }
+  if (pair.front()->suspected) text += "; the peer is silent";
   return text;
 }
 
@@ -257,10 +285,12 @@ std::string StandingOf(const PathView& path, const InstanceView& sender) {
     }
     if (path.bytes > 0 && best != &path) {
       std::uint64_t all = 0;
-      for (const PathView& other : sender.paths) all += other.peer_id == path.peer_id ? other.bytes : 0;
+      for (const PathView& other : sender.paths)
+        all += other.peer_id == path.peer_id ? other.bytes : 0;
       const double percent = 100 * static_cast<double>(path.bytes) / static_cast<double>(all);
       constexpr double kLittle = 0.1;
-      standing = fmt::format("in use for {} % of the bytes", percent < kLittle ? "< 0.1" : fmt::format("{:.1f}", percent));
+      standing = fmt::format("in use for {} % of the bytes",
+                             percent < kLittle ? "< 0.1" : fmt::format("{:.1f}", percent));
     } else if (path.bytes > 0) {
       standing = "in use";
     } else if (best->bytes > 0) {
@@ -274,7 +304,8 @@ std::string StandingOf(const PathView& path, const InstanceView& sender) {
   return path.suspected ? standing + "; the peer is silent" : standing;
 }
 
-std::string RenderCluster(const ClusterSample& now, const ClusterSample* before, const RenderOptions& options) {
+std::string RenderCluster(const ClusterSample& now, const ClusterSample* before,
+                          const RenderOptions& options) {
   const Painter paint(options.color);
   std::string text;
   AppendInstances(text, now.view, paint);
@@ -289,13 +320,16 @@ std::string RenderCluster(const ClusterSample& now, const ClusterSample* before,
       moving += fmt::format("{} -> {}\n", sender.label, pair.front()->peer);
       for (const PathView* path : pair) {
         const std::string rate = FormatRate(RateOf(sender, *path, now, before));
-        moving += PathRow(kPathColumns, {"  " + path->transport, MovedOf(*path), rate, SpeedOf(*path), FailedOf(*path), {}},
-                          *path, StandingOf(*path, sender), paint);
+        moving += PathRow(
+            kPathColumns,
+            {"  " + path->transport, MovedOf(*path), rate, SpeedOf(*path), FailedOf(*path), {}},
+            *path, StandingOf(*path, sender), paint);
       }
     }
   }
   if (!moving.empty()) text += "\n" + paint.In(kBold, Titles(kPathColumns)) + "\n" + moving;
-  if (!quiet.empty()) text += (moving.empty() ? "\n" + paint.In(kBold, "PATHS") + "\n" : std::string()) + quiet;
+  if (!quiet.empty())
+    text += (moving.empty() ? "\n" + paint.In(kBold, "PATHS") + "\n" : std::string()) + quiet;
   return text;
 }
 
@@ -307,8 +341,10 @@ std::string RenderMoved(const ClusterView& moved) {
       if (!HasNews(pair)) continue;
       text += fmt::format("{} -> {}\n", sender.label, pair.front()->peer);
       for (const PathView* path : pair) {
-        text += PathRow(kMovedColumns, {"  " + path->transport, MovedOf(*path), SpeedOf(*path), FailedOf(*path), {}}, *path,
-                        StandingOf(*path, sender), paint);
+        text +=
+            PathRow(kMovedColumns,
+                    {"  " + path->transport, MovedOf(*path), SpeedOf(*path), FailedOf(*path), {}},
+                    *path, StandingOf(*path, sender), paint);
       }
     }
   }

@@ -1,4 +1,5 @@
-// A cluster as text: who is there, and who sends to whom over what. Pure: values in, lines out, at most 100 columns.
+// A cluster as text: who is there, and who sends to whom over what. Pure: values in, lines out, at
+// most 100 columns.
 #pragma once
 
 #include <cstddef>
@@ -15,14 +16,16 @@ struct RenderOptions {
   bool color = false;  ///< With the escape codes of a terminal.
 };
 
-/// The instances, the paths between them and what is wrong. With `before`, an earlier sample, the paths have a column with
-/// what they move right now.
-[[nodiscard]] std::string RenderCluster(const ClusterSample& now, const ClusterSample* before, const RenderOptions& options);
+/// The instances, the paths between them and what is wrong. With `before`, an earlier sample, the
+/// paths have a column with what they move right now.
+[[nodiscard]] std::string RenderCluster(const ClusterSample& now, const ClusterSample* before,
+                                        const RenderOptions& options);
 
 /// The path table alone, of pairs that have moved something: for a view made by Since().
 [[nodiscard]] std::string RenderMoved(const ClusterView& moved);
 
-/// How a path stands beside the others of its pair: "in use", "ready: shm is faster", "not usable: E204 …".
+/// How a path stands beside the others of its pair: "in use", "ready: shm is faster", "not usable:
+/// E204 …".
 [[nodiscard]] std::string StandingOf(const PathView& path, const InstanceView& sender);
 
 /// "5.31 GB/s", "120 MB/s", "-" for nothing.
