@@ -107,7 +107,7 @@ class Demo(unittest.TestCase):
 
     def test_a_failure_shows_the_logs_and_fails(self):
         with open(self.trace, "w", encoding="ascii") as file:  # more than the instances have memory for
-            blocks = list(range(800))
+            blocks = list(range(2000))
             file.write(f'{{"timestamp": 0, "input_length": {512 * len(blocks)}, "output_length": 1, "hash_ids": {blocks}}}\n')
         demo = self.start(self.trace, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         output, errors = self.finish(demo)
