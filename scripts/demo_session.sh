@@ -14,19 +14,22 @@ pids=()
 # Stops what was started, newest first; shows the logs where something failed.
 finish() {
   local status=$? pid log
-  trap - EXIT INT TERM
+  trap - EXIT
+  trap '' INT TERM  # a second Ctrl-C must not leave something behind
   [ ${#pids[@]} -eq 0 ] || kill "${pids[@]}" 2>/dev/null || true
   for pid in "${pids[@]}"; do
     timeout 10 tail --pid="$pid" -s 0.05 -f /dev/null || kill -KILL "$pid" 2>/dev/null || true
     wait "$pid" 2>/dev/null || true
   done
-  if [ "$status" -eq 1 ]; then
-    for log in "$folder"/*.log; do
-      [ -s "$log" ] || continue
-      echo "--- the last lines of $(basename "$log" .log):" >&2
-      tail -n 30 "$log" >&2
-    done
-  fi
+  case "$status" in
+    0|2|130|143) ;;  # done, wrong input, interrupted
+    *)
+      for log in "$folder"/*.log; do
+        [ -s "$log" ] || continue
+        echo "--- the last lines of $(basename "$log" .log):" >&2
+        tail -n 30 "$log" >&2
+      done ;;
+  esac
   rm -rf "$folder"
   exit "$status"
 }

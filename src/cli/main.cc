@@ -11,8 +11,9 @@
 namespace mooncake {
 
 std::span<const Command> Commands() {
-  static const std::array commands = {kInstanceCommand,      kStatusCommand,       kDirectoryCommand, kReplayCommand,       kTraceGenerateCommand,
-                                      kTraceInspectCommand, kModelsCommand,       kExplainCommand,   kConfigExplainCommand};
+  static const std::array commands = {
+      kInstanceCommand,     kStatusCommand, kDirectoryCommand, kReplayCommand,       kTraceGenerateCommand,
+      kTraceInspectCommand, kModelsCommand, kExplainCommand,   kConfigExplainCommand};
   return commands;
 }
 
