@@ -121,6 +121,10 @@ constexpr std::array kCatalogue = {
                "Report it with the seed or the trace: this must never happen."},
     ErrorEntry{Id::kClientGone, kCancelled, "the client went away",
                "Nothing: the work for it was stopped."},
+    ErrorEntry{Id::kNoInstance, kUnavailable, "no instance answers",
+               "Start two, each in a terminal of its own: `mooncake instance --role prefill` and `mooncake instance --role decode`."},
+    ErrorEntry{Id::kNotAnInstance, kInvalidArgument, "what answers is no Mooncake instance",
+               "Write the address that an instance prints when it is ready: http://host:port."},
     ErrorEntry{Id::kInternal, kInternal, "a fault of our own", "Report it with the log around it."},
 };
 

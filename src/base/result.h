@@ -85,6 +85,8 @@ enum class ErrorId : std::uint16_t {
   kDraining = 506,
   kWrongAnswer = 507,
   kClientGone = 508,
+  kNoInstance = 509,
+  kNotAnInstance = 510,
   kInternal = 901,
 };
 

@@ -45,6 +45,7 @@ extern const Command kExplainCommand;
 extern const Command kConfigExplainCommand;
 extern const Command kOptionsCommand;
 extern const Command kReplayCommand;
+extern const Command kStatusCommand;
 extern const Command kTraceGenerateCommand;
 extern const Command kTraceInspectCommand;
 

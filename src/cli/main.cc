@@ -11,9 +11,9 @@
 namespace mooncake {
 
 std::span<const Command> Commands() {
-  static const std::array commands = {kInstanceCommand,      kDirectoryCommand,    kReplayCommand,  kTraceGenerateCommand,
-                                      kTraceInspectCommand, kModelsCommand,       kExplainCommand, kOptionsCommand,
-                                      kConfigExplainCommand};
+  static const std::array commands = {
+      kInstanceCommand,     kStatusCommand, kDirectoryCommand, kReplayCommand,  kTraceGenerateCommand,
+      kTraceInspectCommand, kModelsCommand, kExplainCommand,   kOptionsCommand, kConfigExplainCommand};
   return commands;
 }
 

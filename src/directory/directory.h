@@ -57,10 +57,17 @@ class Directory {
   [[nodiscard]] virtual std::optional<Outage> outage() const = 0;
 };
 
+/// What a process is to its host's own directory.
+enum class DirectoryUse {
+  kMember,  ///< Carries it where nobody does.
+  kReader,  ///< Only looks: where nobody carries it, calls fail with kDirectoryRefused.
+};
+
 /// `connection` as users write it: "" (this host), "mooncake://host:port", "etcd://[user:password@]host:port[,…]",
 /// "host:port" (etcd, as users expect), "P2PHANDSHAKE". Errors: kBadAddress, kBadOptionValue.
 [[nodiscard]] Result<std::unique_ptr<Directory>> OpenDirectory(World& world, const std::string& connection,
-                                                               const std::string& cluster);
+                                                               const std::string& cluster,
+                                                               DirectoryUse use = DirectoryUse::kMember);
 
 /// The newest live incarnation of `label` among `records`, or the kNotFound that `gone` explains.
 [[nodiscard]] Result<Record> PickNewest(const std::string& label, const std::vector<Record>& records,

@@ -8,8 +8,9 @@
 
 namespace mooncake {
 
-Result<std::unique_ptr<Directory>> OpenDirectory(World& world, const std::string& connection, const std::string& cluster) {
-  if (connection.empty()) return MakeHostDirectory(world, cluster);
+Result<std::unique_ptr<Directory>> OpenDirectory(World& world, const std::string& connection, const std::string& cluster,
+                                                 DirectoryUse use) {
+  if (connection.empty()) return MakeHostDirectory(world, cluster, use);
   if (connection == "P2PHANDSHAKE") return MakeP2pDirectory(world);
   constexpr std::string_view kOurs = "mooncake://";
   if (connection.starts_with(kOurs)) {

@@ -20,6 +20,13 @@ class Coordinator {
   [[nodiscard]] Task<Result<CompletionResult>> Complete(std::vector<Token> prompt, std::uint32_t tokens_max, Instant deadline,
                                                         AbandonPtr abandon, TokenSink sink);
   [[nodiscard]] std::size_t running() const noexcept { return running_; }
+  /// Since the start, of the requests that clients brought to this instance.
+  struct Totals {
+    std::uint64_t finished = 0;
+    std::uint64_t failed = 0;
+    Histogram::Snapshot first_token_us;
+  };
+  [[nodiscard]] Totals totals() const noexcept { return {finished_.value(), failed_.value(), first_token_us_.Take()}; }
 
  private:
   struct Progress;

@@ -32,6 +32,7 @@ class DecodeService {
   [[nodiscard]] Task<Result<Generation>> Generate(std::vector<Token> prompt, std::uint32_t tokens_max, InstanceId preferred,
                                                   Instant deadline, AbandonPtr abandon, TokenSink sink);
   [[nodiscard]] std::size_t queue_length() const noexcept { return turnstile_.inside() + turnstile_.waiting(); }
+  [[nodiscard]] std::uint64_t generated_tokens() const noexcept { return generated_tokens_.value(); }
 
  private:
   struct Work;

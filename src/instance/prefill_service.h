@@ -40,6 +40,8 @@ class PrefillService {
                                             std::size_t first_token, Instant deadline, AbandonPtr abandon);
   [[nodiscard]] std::size_t queue_length() const noexcept { return turnstile_.inside() + turnstile_.waiting(); }
   [[nodiscard]] std::uint64_t queued_tokens() const noexcept { return queued_tokens_; }
+  [[nodiscard]] std::uint64_t computed_tokens() const noexcept { return computed_tokens_.value(); }
+  [[nodiscard]] std::uint64_t cached_tokens() const noexcept { return cached_tokens_.value(); }
 
  private:
   Task<Result<Reply>> Serve(RpcCall& call, Frame request);

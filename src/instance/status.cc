@@ -36,6 +36,13 @@ json::array CopyJson(const CopyEngine& copy) {
   return rows;
 }
 
+json::object LatencyJson(const Histogram::Snapshot& latency) {
+  return {{"count", latency.count},
+          {"sum", latency.sum},
+          {"p50", latency.Quantile(0.5)},
+          {"p99", latency.Quantile(0.99)}};
+}
+
 }  // namespace
 
 std::string StatusJson(const StatusSources& sources) {
@@ -49,6 +56,7 @@ std::string StatusJson(const StatusSources& sources) {
     directory["cause"] = outage->cause.Text();
   }
   const PrefixCache::Statistics cache = core.cache.statistics();
+  const Coordinator::Totals totals = sources.coordinator.totals();
   json::object object{
       {"id", ToString(identity.id)},
       {"label", identity.label},
@@ -62,11 +70,17 @@ std::string StatusJson(const StatusSources& sources) {
       {"uptime_seconds", seconds(now - sources.started)},
       {"draining", core.draining},
       {"directory", std::move(directory)},
-      {"requests", {{"running", sources.coordinator.running()}, {"queue_max", core.limits.queue_max}}},
+      {"requests",
+       {{"running", sources.coordinator.running()},
+        {"queue_max", core.limits.queue_max},
+        {"finished", totals.finished},
+        {"failed", totals.failed},
+        {"first_token_us", LatencyJson(totals.first_token_us)}}},
       {"kv",
        {{"pages", core.memory.pages()},
         {"page_tokens", core.shape().page_tokens},
         {"bytes_per_token", core.shape().bytes_per_token()},
+        {"pages_free", cache.free_pages},
         {"pages_cached", cache.cached_pages},
         {"pages_pinned", cache.pinned_pages},
         {"hits", cache.hit_pages},
@@ -76,9 +90,14 @@ std::string StatusJson(const StatusSources& sources) {
       {"copy", CopyJson(sources.copy)},
   };
   if (sources.prefill != nullptr) {
-    object["prefill"] = {{"queue_length", sources.prefill->queue_length()}, {"queued_tokens", sources.prefill->queued_tokens()}};
+    object["prefill"] = {{"queue_length", sources.prefill->queue_length()},
+                         {"queued_tokens", sources.prefill->queued_tokens()},
+                         {"computed_tokens", sources.prefill->computed_tokens()},
+                         {"cached_tokens", sources.prefill->cached_tokens()}};
   }
-  if (sources.decode != nullptr) object["decode"] = {{"queue_length", sources.decode->queue_length()}};
+  if (sources.decode != nullptr) {
+    object["decode"] = {{"queue_length", sources.decode->queue_length()}, {"generated_tokens", sources.decode->generated_tokens()}};
+  }
   return json::serialize(object);
 }
 

@@ -7,13 +7,12 @@
 
 #include "model/model_shape.h"
 #include "model/reference.h"
+#include "view/fetch_cluster.h"
 
 namespace mooncake {
 namespace {
 
 namespace json = boost::json;
-
-std::string Where(const HttpUrl& url) { return fmt::format("{}:{}", url.host, url.port); }
 
 // Takes the events of a stream apart: "data: {…}\n\n".
 class EventReader {
@@ -59,7 +58,8 @@ std::string ErrorText(std::string_view body, int status) {
   if (!code && value.is_object() && value.get_object().contains("error")) {
     const json::value& error = value.get_object().at("error");
     if (error.is_object() && error.get_object().contains("message")) {
-      return std::string(error.get_object().at("message").as_string());
+      const json::value& message = error.get_object().at("message");
+      if (message.is_string()) return std::string(message.get_string());
     }
   }
   return fmt::format("HTTP status {}", status);
@@ -69,13 +69,13 @@ std::string ErrorText(std::string_view body, int status) {
 Result<ScaledShape> ShapeOf(const std::string& model_id) {
   const std::size_t first = model_id.find('/');
   const std::size_t second = model_id.find('/', first + 1);
-  if (second == std::string::npos) return Fail(ErrorId::kBadHttp, fmt::format("\"{}\" names no model", model_id));
+  if (second == std::string::npos) return Fail(ErrorId::kNotAnInstance, fmt::format("\"{}\" names no model", model_id));
   MC_TRY(const ModelShape model, FindModel(model_id.substr(0, first)));
   MC_TRY(ScaledShape shape, Scale(model, 1, 1));
   shape.row_bytes = static_cast<std::uint32_t>(std::strtoul(model_id.c_str() + first + 1, nullptr, 10));
   shape.page_tokens = static_cast<std::uint32_t>(std::strtoul(model_id.c_str() + second + 1, nullptr, 10));
   if (shape.row_bytes == 0 || shape.row_bytes % kRowUnitBytes != 0 || shape.page_tokens == 0) {
-    return Fail(ErrorId::kBadHttp, fmt::format("\"{}\" is no shape of a model", model_id));
+    return Fail(ErrorId::kNotAnInstance, fmt::format("\"{}\" is no shape of a model", model_id));
   }
   return shape;
 }
@@ -92,34 +92,83 @@ class Replayer {
         idle_clients_(options.targets.size()) {}
 
   Task<ReplayResult> Run() {
-    begin_ = world_.clock.Now();
+    co_await TakeSample();
+    const std::optional<ClusterSample> first = now_;
+    begin_ = last_answer_ = world_.clock.Now();
     const std::unique_ptr<Timer> ticker = world_.clock.MakeTimer(world_.control);
     std::function<void()> tick = [&] {
-      if (options_.progress) options_.progress(report_, world_.clock.Now() - begin_);
-      ticker->At(After(world_.clock.Now(), std::chrono::milliseconds(200)), tick);
+      Tell(world_.clock.Now() - begin_);
+      ticker->At(After(world_.clock.Now(), kTick), tick);
     };
     tick();
-    for (std::size_t i = 0; i < trace_.size(); ++i) {
-      if (options_.speed > 0) {
-        const double offset_ms = static_cast<double>(trace_[i].timestamp_ms - trace_[0].timestamp_ms) / options_.speed;
-        const Instant due = After(begin_, Duration(static_cast<std::int64_t>(offset_ms * 1e6)));
-        if (world_.clock.Now() < due) co_await world_.clock.SleepUntil(world_.control, due);
-      }
-      while (running_ >= options_.concurrency) co_await freed_.Wait();
-      running_ += 1;
-      Spawn(world_.control, One(i));
+    if (options_.sample_interval > Duration::zero()) {
+      sampling_ = true;
+      Spawn(world_.control, KeepSampling());
     }
+    const std::size_t sent = co_await SendAll();
     while (running_ > 0 || checking_ > 0) co_await freed_.Wait();
     ticker->Cancel();
+    ended_ = true;
+    while (sampling_) co_await freed_.Wait();
+    co_await TakeSample();
     const Duration took = last_answer_ - begin_;
-    if (options_.progress) options_.progress(report_, took);
+    Tell(took);
     for (auto& clients : idle_clients_) clients.clear();
-    co_return ReplayResult{std::move(report_), took};
+    ReplayResult result{std::move(report_), took, sent, {}};
+    if (first && now_) result.moved = Since(first->view, now_->view);
+    co_return result;
   }
 
   void Stop() { checker_->Stop(); }
 
  private:
+  static constexpr Duration kTick = std::chrono::milliseconds(200);
+
+  void Tell(Duration elapsed) const {
+    if (!options_.progress) return;
+    options_.progress({report_, elapsed, running_, before_ ? &*before_ : nullptr, now_ ? &*now_ : nullptr});
+  }
+
+  // Returns how many; each runs by itself.
+  Task<std::size_t> SendAll() {
+    const Instant end = options_.duration > Duration::zero() ? After(begin_, options_.duration) : kNever;
+    for (std::size_t i = 0; i < trace_.size(); ++i) {
+      if (options_.speed > 0) {
+        const double offset_ms = static_cast<double>(trace_[i].timestamp_ms - trace_[0].timestamp_ms) / options_.speed;
+        const Instant due = After(begin_, Duration(static_cast<std::int64_t>(offset_ms * 1e6)));
+        if (world_.clock.Now() < due) co_await world_.clock.SleepUntil(world_.control, std::min(due, end));
+      }
+      while (running_ >= options_.concurrency) co_await freed_.Wait();
+      if (world_.clock.Now() >= end) co_return i;
+      running_ += 1;
+      Spawn(world_.control, One(i));
+    }
+    co_return trace_.size();
+  }
+
+  // The first target that answers tells for all. Without an answer the samples stay as they are: a view that is missing
+  // is no failure of a replay.
+  Task<void> TakeSample() {
+    constexpr Duration kTimeout = std::chrono::seconds(3);
+    for (const HttpUrl& target : options_.targets) {
+      auto fetch = FetchCluster(world_, target, After(world_.clock.Now(), kTimeout));
+      const Result<std::string> body = co_await std::move(fetch);
+      Result<ClusterView> view = body ? ParseCluster(*body) : Result<ClusterView>(Fail(body.error()));
+      if (!view) continue;
+      before_ = std::exchange(now_, ClusterSample{std::move(*view), world_.clock.Now()});
+      co_return;
+    }
+  }
+
+  Task<void> KeepSampling() {
+    while (!ended_) {
+      co_await TakeSample();
+      if (!ended_) co_await world_.clock.SleepFor(world_.control, options_.sample_interval);
+    }
+    sampling_ = false;
+    freed_.Notify();
+  }
+
   Task<void> One(std::size_t index) {
     const TraceRequest& request = trace_[index];
     const std::uint32_t output = std::max(1U, request.output_tokens);
@@ -246,6 +295,10 @@ class Replayer {
   std::vector<std::vector<std::unique_ptr<HttpClient>>> idle_clients_;
   std::size_t running_ = 0;
   std::size_t checking_ = 0;
+  bool sampling_ = false;
+  bool ended_ = false;
+  std::optional<ClusterSample> before_;
+  std::optional<ClusterSample> now_;
   Signal freed_;
   Instant begin_{};
   Instant last_answer_{};
@@ -259,13 +312,14 @@ Task<Result<ReplayResult>> RunAll(World& world, const Trace& trace, const Replay
     constexpr Duration kStatusTimeout = std::chrono::seconds(5);
     auto get = client.Send("GET", "/status", "", {}, After(world.clock.Now(), kStatusTimeout));
     const Result<HttpResponse> response = co_await std::move(get);
-    if (!response) co_return Fail(Within("--to " + Where(target), response.error()));
+    if (!response) co_return Fail(Within("--to", AboutTarget(target, response.error())));
     json::error_code code;
     const json::value status = json::parse(response->body, code);
-    if (code || !status.is_object() || !status.get_object().contains("model")) {
-      co_return Fail(ErrorId::kBadHttp, fmt::format("--to {}: what answers there is no Mooncake instance", Where(target)));
+    const json::value* const served = !code && status.is_object() ? status.get_object().if_contains("model") : nullptr;
+    if (served == nullptr || !served->is_string()) {
+      co_return Fail(ErrorId::kNotAnInstance, fmt::format("--to {}: its answer to GET /status names no model", Describe(target)));
     }
-    std::string theirs(status.get_object().at("model").as_string());
+    std::string theirs(served->get_string());
     if (!model_id.empty() && theirs != model_id) {
       co_return Fail(ErrorId::kBadRequest, fmt::format("the targets serve different models: {} and {}", model_id, theirs));
     }

@@ -8,6 +8,7 @@
 #include "base/metrics.h"
 #include "base/world.h"
 #include "trace/inspect_trace.h"
+#include "view/cluster_view.h"
 
 namespace mooncake {
 
@@ -26,6 +27,15 @@ struct ReplayOutcome {
   enum class Check { kNone, kRight, kWrong } check = Check::kNone;
 };
 
+/// What is known of a replay besides its requests' outcomes.
+struct ReplayFacts {
+  TraceStatistics trace;   ///< Of the requests that were sent: what an unbounded cache would have found.
+  Duration took{};         ///< Until the last answer.
+  bool verified = false;   ///< Every answer was compared.
+  std::size_t unsent = 0;  ///< Requests of the trace for which there was no time.
+  ClusterView moved;       ///< What each path moved meanwhile; empty if the cluster could not be asked.
+};
+
 class ReplayReport {
  public:
   void Add(const ReplayOutcome& outcome);
@@ -37,9 +47,8 @@ class ReplayReport {
   [[nodiscard]] std::uint64_t moved_bytes() const noexcept;
   [[nodiscard]] double first_token_ms(double quantile) const;
 
-  /// `ideal` is the trace's own: what an unbounded cache would have found. `took` is the replay's wall time.
-  [[nodiscard]] std::string Text(const TraceStatistics& trace, Duration took, bool verified) const;
-  [[nodiscard]] std::string Json(const TraceStatistics& trace, Duration took, bool verified) const;
+  [[nodiscard]] std::string Text(const ReplayFacts& facts) const;
+  [[nodiscard]] std::string Json(const ReplayFacts& facts) const;
 
  private:
   struct Percentiles {

@@ -28,7 +28,8 @@ class Carrier {
 // This host's carrier: the local name, or ourselves.
 class HostCarrier final : public Carrier {
  public:
-  explicit HostCarrier(World& world) : world_(world), name_(fmt::format("mooncake-directory-{}", world.network.host().user)) {}
+  HostCarrier(World& world, DirectoryUse use)
+      : world_(world), use_(use), name_(fmt::format("mooncake-directory-{}", world.network.host().user)) {}
 
   std::string Describe() const override { return "this host's own directory"; }
 
@@ -42,6 +43,7 @@ class HostCarrier final : public Carrier {
         co_return co_await std::move(introduce);
       }
       if (stream.error().id != ErrorId::kConnectRefused) co_return Fail(stream.error());
+      if (use_ == DirectoryUse::kReader) co_return Fail(ErrorId::kDirectoryRefused, "no process of this user carries " + name_);
       Result<std::unique_ptr<Listener>> listener = world.network.ListenLocal(world.control, name_);
       if (listener) {
         std::shared_ptr<Listener> taken = std::move(*listener);
@@ -71,6 +73,7 @@ class HostCarrier final : public Carrier {
   }
 
   World& world_;
+  DirectoryUse use_;
   std::string name_;
   Metrics metrics_;
   std::shared_ptr<DirectoryServer> server_;
@@ -327,8 +330,8 @@ class MemoryDirectory final : public Directory {
 
 }  // namespace
 
-std::unique_ptr<Directory> MakeHostDirectory(World& world, std::string cluster) {
-  return std::make_unique<MemoryDirectory>(world, std::make_unique<HostCarrier>(world), std::move(cluster));
+std::unique_ptr<Directory> MakeHostDirectory(World& world, std::string cluster, DirectoryUse use) {
+  return std::make_unique<MemoryDirectory>(world, std::make_unique<HostCarrier>(world, use), std::move(cluster));
 }
 
 std::unique_ptr<Directory> MakeRemoteDirectory(World& world, std::vector<HostPort> servers, std::string cluster) {

@@ -1,0 +1,23 @@
+// Asks an instance for its cluster, over HTTP.
+#pragma once
+
+#include <string>
+
+#include "wire/http.h"
+
+namespace mooncake {
+
+/// "http://host:port", "host:port", "[v6]:port". kBadAddress.
+[[nodiscard]] Result<HttpUrl> ParseTarget(std::string_view text);
+/// "host:port".
+[[nodiscard]] std::string Describe(const HttpUrl& target);
+
+/// An error of HttpClient as one about an instance: nobody there is kNoInstance, somebody else
+/// kNotAnInstance. Names the target.
+[[nodiscard]] Error AboutTarget(const HttpUrl& target, const Error& error);
+
+/// The body of GET /cluster, which ParseCluster() reads. Errors: as AboutTarget().
+[[nodiscard]] Task<Result<std::string>> FetchCluster(World& world, HttpUrl target,
+                                                     Instant deadline);
+
+}  // namespace mooncake
