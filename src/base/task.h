@@ -111,4 +111,32 @@ class Signal {
   std::unique_ptr<internal::WaiterBase> waiter_;
 };
 
+/// Counts the coroutines of one loop that use an owner, so that it can wait for them before it goes.
+class TaskGroup {
+ public:
+  /// Held by a coroutine while it runs.
+  class Pass {
+   public:
+    explicit Pass(TaskGroup& group) : group_(group) { group_.inside_ += 1; }
+    ~Pass() {
+      group_.inside_ -= 1;
+      if (group_.inside_ == 0) group_.emptied_.Notify();
+    }
+    Pass(const Pass&) = delete;
+    Pass& operator=(const Pass&) = delete;
+
+   private:
+    TaskGroup& group_;
+  };
+
+  /// Returns when nobody is inside. One waiter.
+  [[nodiscard]] Task<void> Empty() {
+    while (inside_ > 0) co_await emptied_.Wait();
+  }
+
+ private:
+  std::size_t inside_ = 0;
+  Signal emptied_;
+};
+
 }  // namespace mooncake

@@ -121,7 +121,7 @@ Task<Result<CompletionResult>> Coordinator::CompleteRemotely(std::vector<Token> 
   std::set<InstanceId> avoid;
   Result<CompletionResult> result;
   for (;;) {
-    auto choose = partners_.Choose(Role::kDecode, page_ends, prompt.size(), avoid, {}, deadline);
+    auto choose = partners_.Choose(Role::kDecode, page_ends, prompt.size(), avoid, {}, deadline, abandon);
     Result<PeerPtr> peer = co_await std::move(choose);
     if (!peer) {
       result = Fail(peer.error());
@@ -132,7 +132,7 @@ Task<Result<CompletionResult>> Coordinator::CompleteRemotely(std::vector<Token> 
     result = co_await std::move(attempt);
     if (result) break;
     const bool late = After(core_.world.clock.Now(), kRetryPause) >= deadline;
-    if (late || abandon->is_set() || progress->unwanted || !IsWorthRetrying(result.error())) break;
+    if (late || core_.closing || abandon->is_set() || progress->unwanted || !IsWorthRetrying(result.error())) break;
     MC_LOG(debug, "another decode partner: {}", result.error().Text());
     retries_.Add();
     avoid.insert((*peer)->identity().id);

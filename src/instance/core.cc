@@ -13,6 +13,14 @@ std::string_view ToString(Role role) noexcept {
   return "both";
 }
 
+Task<void> InstanceCore::Pause(Instant until, const Abandon& abandon) {
+  constexpr Duration kLook = std::chrono::milliseconds(20);
+  while (world.clock.Now() < until && !abandon.is_set() && !closing) {
+    const Instant next = std::min(until, After(world.clock.Now(), kLook));
+    co_await world.clock.SleepUntil(world.control, next);
+  }
+}
+
 Task<Status> Turnstile::Enter() {
   if (inside_ < inside_max_) {
     inside_ += 1;

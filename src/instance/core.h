@@ -28,6 +28,14 @@ struct InstanceLimits {
   double decode_tokens_per_second = 0;     ///< For each request.
 };
 
+/// A request may be given up at any time, by its client, its deadline or its caller. Shared between who gives up and who
+/// works; any thread.
+struct Abandon {
+  std::atomic<bool> flag = false;
+  [[nodiscard]] bool is_set() const noexcept { return flag.load(std::memory_order_relaxed); }
+};
+using AbandonPtr = std::shared_ptr<Abandon>;
+
 struct InstanceCore {
   World& world;
   Metrics& metrics;
@@ -41,6 +49,8 @@ struct InstanceCore {
   Compute prefill_compute;
   Compute decode_compute;
   bool draining = false;
+  bool closing = false;  ///< Everything ends now.
+  TaskGroup tasks;       ///< Coroutines that use this core or a service: Instance waits for them.
 
   InstanceCore(World& w, Metrics& m, Engine& e, Role r, InstanceLimits l, SyntheticModel mo, std::string id, KvMemory mem)
       : world(w),
@@ -55,18 +65,12 @@ struct InstanceCore {
         prefill_compute(w),
         decode_compute(w) {}
   [[nodiscard]] const ScaledShape& shape() const noexcept { return model.shape(); }
+  /// Returns at `until`, or soon after nobody wants the result any more.
+  [[nodiscard]] Task<void> Pause(Instant until, const Abandon& abandon);
   [[nodiscard]] std::size_t PagesFor(std::size_t tokens) const noexcept {
     return (tokens + shape().page_tokens - 1) / shape().page_tokens;
   }
 };
-
-/// A request may be given up at any time, by its client, its deadline or its caller. Shared between who gives up and who
-/// works; any thread.
-struct Abandon {
-  std::atomic<bool> flag = false;
-  [[nodiscard]] bool is_set() const noexcept { return flag.load(std::memory_order_relaxed); }
-};
-using AbandonPtr = std::shared_ptr<Abandon>;
 
 /// Lets a bounded number in, first come first served; the rest wait, or are refused when too many wait already.
 class Turnstile {

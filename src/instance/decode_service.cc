@@ -89,6 +89,7 @@ Result<Reply> DecodeService::Probe(const Frame& request) {
 }
 
 Task<Result<Reply>> DecodeService::Serve(RpcCall& call, Frame request) {
+  const TaskGroup::Pass pass(core_.tasks);
   pb::GenerateRequest body;
   if (!Parse(request.body, body)) co_return Fail(ErrorId::kBadFrame, "GenerateRequest");
   if (core_.draining) co_return Fail(ErrorId::kDraining, {});
@@ -155,7 +156,7 @@ Task<Result<Generation>> DecodeService::GenerateInTurn(Work& work) {
     if (got) break;
     const bool late = After(core_.world.clock.Now(), kRetryPause) >= work.deadline;
     if (work.abandon->is_set()) co_return Fail(ErrorId::kCancelled, "during the prefill");
-    if (late || !IsWorthRetrying(got.error())) co_return Fail(got.error());
+    if (late || core_.closing || !IsWorthRetrying(got.error())) co_return Fail(got.error());
     retries_.Add();
     MC_LOG(debug, "prefill again: {}", got.error().Text());
     co_await core_.world.clock.SleepFor(core_.world.control, kRetryPause);
@@ -183,7 +184,7 @@ Task<Status> DecodeService::GetPages(Work& work) {
     if (!computed) work.sequence.Clear();
     co_return computed;
   }
-  auto choose = partners_.Choose(Role::kPrefill, work.page_ends, work.prompt.size(), work.avoid, work.preferred, work.deadline);
+  auto choose = partners_.Choose(Role::kPrefill, work.page_ends, work.prompt.size(), work.avoid, work.preferred, work.deadline, work.abandon);
   Result<PeerPtr> peer = co_await std::move(choose);
   if (!peer) {
     work.sequence.Clear();
@@ -234,10 +235,11 @@ Task<Status> DecodeService::Remote(Work& work, PeerPtr peer) {
 
 // Keeps pages out of use until the peer is known to be dead, or its own deadline for the request has passed.
 Task<void> DecodeService::Quarantine(PeerPtr peer, KvSequence pages, Instant until) {
+  const TaskGroup::Pass pass(core_.tasks);
   constexpr Duration kSlack = std::chrono::seconds(1);
   constexpr Duration kLook = std::chrono::milliseconds(100);
   const Instant end = After(until, kSlack);
-  while (core_.world.clock.Now() < end) {
+  while (core_.world.clock.Now() < end && !core_.closing) {
     auto call = peer->Call(Method::kProbe, {}, std::min(end, After(core_.world.clock.Now(), kLook)), {});
     const Result<Reply> reply = co_await std::move(call);
     if (!reply && reply.error().id == ErrorId::kPeerGone) break;
@@ -289,9 +291,9 @@ Task<Status> DecodeService::Decode(Work& work) {
     generated_tokens_.Add(count);
     if (rate > 0) {
       const Duration paced(static_cast<std::int64_t>(1e9 * static_cast<double>(made) / rate));
-      co_await core_.world.clock.SleepUntil(core_.world.control, std::min(work.deadline, After(begin, paced)));
+      co_await core_.Pause(std::min(work.deadline, After(begin, paced)), *work.abandon);
     }
-    if (work.abandon->is_set()) co_return Fail(ErrorId::kCancelled, fmt::format("after {} tokens", made));
+    if (work.abandon->is_set() || core_.closing) co_return Fail(ErrorId::kCancelled, fmt::format("after {} tokens", made));
     if (core_.world.clock.Now() >= work.deadline) co_return Fail(ErrorId::kDeadline, fmt::format("{} of {} tokens were generated", made, work.tokens_max));
     auto deliver = work.sink(std::move(tokens));
     const bool wanted = co_await std::move(deliver);

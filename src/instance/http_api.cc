@@ -17,6 +17,7 @@ constexpr std::string_view kJson = "application/json";
 class HttpApi {
  public:
   explicit HttpApi(HttpApiParts parts) : parts_(std::move(parts)) {}
+  [[nodiscard]] InstanceCore& core() const noexcept { return parts_.core; }
 
   Task<void> Handle(HttpExchange& exchange) {
     const std::string path = exchange.request().path();
@@ -141,6 +142,7 @@ class HttpApi {
 
 HttpHandler MakeHttpApi(HttpApiParts parts) {
   return [api = std::make_shared<HttpApi>(std::move(parts))](HttpExchange& exchange) -> Task<void> {
+    const TaskGroup::Pass pass(api->core().tasks);
     auto handle = api->Handle(exchange);
     co_await std::move(handle);
   };

@@ -229,11 +229,19 @@ Instance::~Instance() {
   if (!p.port) return;
   Drain(Duration::zero());
   const auto close = [](Parts& parts) -> Task<bool> {
+    if (parts.core) parts.core->closing = true;
     parts.port->Close(Error{ErrorId::kClosed, "the instance stops"});
     co_return true;
   };
   Await(p.world, close(p));
   p.engine->Close();
+  if (p.core) {
+    const auto join = [](TaskGroup& tasks) -> Task<bool> {
+      co_await tasks.Empty();
+      co_return true;
+    };
+    Await(p.world, join(p.core->tasks));
+  }
   if (p.core) {
     p.core->prefill_compute.Stop();
     p.core->decode_compute.Stop();

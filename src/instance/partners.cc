@@ -39,9 +39,9 @@ bool Partners::is_fresh(Duration age_max) const { return !stale_ && core_.world.
 
 Task<Status> Partners::Refresh(Duration age_max, Instant deadline) {
   if (!is_fresh(age_max)) {
-    StartFetch();
     const auto fetched = std::make_shared<OneShot<bool>>();
     waiting_.push_back(fetched);
+    StartFetch();  // after that: it may be over at once
     auto wait = WaitUntil(core_.world.clock, core_.world.control, fetched, deadline);
     const bool in_time = co_await std::move(wait);
     if (!in_time) co_return Fail(ErrorId::kDeadline, "no answer from " + directory_.Describe());
@@ -56,6 +56,7 @@ void Partners::StartFetch() {
 }
 
 Task<void> Partners::Fetch() {
+  const TaskGroup::Pass pass(core_.tasks);
   stale_ = false;  // whoever finds out meanwhile that a record is wrong says so again
   Result<std::vector<Record>> records = co_await directory_.List(After(core_.world.clock.Now(), kFetchTimeout));
   fetching_ = false;
@@ -86,6 +87,7 @@ std::vector<Record> Partners::Fitting(Role role, const std::set<InstanceId>& avo
 
 Task<void> Partners::Ask(Record record, std::string body, InstanceId preferred, Instant deadline, std::shared_ptr<Asked> asked,
                          std::shared_ptr<std::function<void()>> done) {
+  const TaskGroup::Pass pass(core_.tasks);
   const InstanceId id = record.identity.id;
   auto connect = core_.engine.Connect(std::move(record), deadline);
   Result<PeerPtr> peer = co_await std::move(connect);
@@ -118,12 +120,14 @@ Task<void> Partners::Ask(Record record, std::string body, InstanceId preferred, 
 }
 
 Task<Result<PeerPtr>> Partners::Choose(Role role, const std::vector<Chain>& page_ends, std::size_t prompt_tokens,
-                                       std::set<InstanceId> avoid, InstanceId preferred, Instant deadline) {
+                                       std::set<InstanceId> avoid, InstanceId preferred, Instant deadline, AbandonPtr abandon) {
   pb::ProbeRequest request;
   for (const Chain chain : page_ends) request.add_page_chains(static_cast<std::uint64_t>(chain));
   const std::string body = request.SerializeAsString();
   std::string reason;
   for (;;) {
+    if (core_.closing) co_return Fail(ErrorId::kClosed, "the instance stops");
+    if (abandon->is_set()) co_return Fail(ErrorId::kCancelled, "while a partner was looked for");
     // Who knows a partner does not wait for the directory.
     std::vector<Record> fitting = Fitting(role, avoid);
     if (fitting.empty()) {

@@ -16,9 +16,9 @@ class Partners {
 
   /// An instance of `role` (or both) with the same model that answers and has room: the one that will be ready first.
   /// Waits for one until `deadline`, at most `wait_max`. `avoid` names those that failed this request already; they
-  /// are taken again when nobody else is there. kNoPartner says why.
+  /// are taken again when nobody else is there. kNoPartner says why; kCancelled, kClosed.
   [[nodiscard]] Task<Result<PeerPtr>> Choose(Role role, const std::vector<Chain>& page_ends, std::size_t prompt_tokens,
-                                             std::set<InstanceId> avoid, InstanceId preferred, Instant deadline);
+                                             std::set<InstanceId> avoid, InstanceId preferred, Instant deadline, AbandonPtr abandon);
   /// Live records of this cluster as last seen.
   [[nodiscard]] const std::vector<Record>& records() const noexcept { return records_; }
   /// Fetches them if they are older than `age_max`; one fetch serves everybody who waits for it. Errors leave what was

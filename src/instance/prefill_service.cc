@@ -65,6 +65,7 @@ Result<Reply> PrefillService::Probe(const Frame& request) {
 }
 
 Task<Result<Reply>> PrefillService::Serve(RpcCall& call, Frame request) {
+  const TaskGroup::Pass pass(core_.tasks);
   pb::PrefillRequest body;
   if (!Parse(request.body, body)) co_return Fail(ErrorId::kBadFrame, "PrefillRequest");
   if (core_.draining) co_return Fail(ErrorId::kDraining, {});
@@ -178,7 +179,7 @@ Task<Result<PrefillOutcome>> PrefillService::PrefillInTurn(std::vector<Token> pr
   };
   for (std::uint32_t layer = 0; layer < shape.layers && status; layer += step) {
     const std::uint32_t end = std::min(shape.layers, layer + step);
-    if (abandon->is_set()) status = Fail(ErrorId::kCancelled, fmt::format("at layer {}", layer));
+    if (abandon->is_set() || core_.closing) status = Fail(ErrorId::kCancelled, fmt::format("at layer {}", layer));
     if (status && core_.world.clock.Now() >= deadline) status = Fail(ErrorId::kDeadline, fmt::format("prefill at layer {}", layer));
     if (!status) break;
     if (missing > 0) {
@@ -187,7 +188,7 @@ Task<Result<PrefillOutcome>> PrefillService::PrefillInTurn(std::vector<Token> pr
       };
       co_await core_.prefill_compute.Run(std::move(work));
       const Instant paced = After(begin, model_time * end / shape.layers);
-      if (core_.world.clock.Now() < paced) co_await core_.world.clock.SleepUntil(core_.world.control, std::min(paced, deadline));
+      co_await core_.Pause(std::min(paced, deadline), *abandon);
     }
     if (target.pages.empty()) continue;
     in_flight.push_back(core_.engine.Submit(target.peer, Direction::kWrite, CopiesOf(layer, end, prompt.size(), sequence, target),
@@ -228,7 +229,7 @@ Task<Status> PrefillService::ComputeInPlace(const std::vector<Chain>& chains, co
   Status status;
   for (std::uint32_t layer = 0; layer < shape.layers && missing > 0; layer += step) {
     const std::uint32_t end = std::min(shape.layers, layer + step);
-    if (abandon->is_set()) status = Fail(ErrorId::kCancelled, fmt::format("at layer {}", layer));
+    if (abandon->is_set() || core_.closing) status = Fail(ErrorId::kCancelled, fmt::format("at layer {}", layer));
     if (status && core_.world.clock.Now() >= deadline) status = Fail(ErrorId::kDeadline, fmt::format("prefill at layer {}", layer));
     if (!status) break;
     std::function<void()> work = [&, layer, end] {
@@ -236,7 +237,7 @@ Task<Status> PrefillService::ComputeInPlace(const std::vector<Chain>& chains, co
     };
     co_await core_.prefill_compute.Run(std::move(work));
     const Instant paced = After(begin, model_time * end / shape.layers);
-    if (core_.world.clock.Now() < paced) co_await core_.world.clock.SleepUntil(core_.world.control, std::min(paced, deadline));
+    co_await core_.Pause(std::min(paced, deadline), *abandon);
   }
   turnstile_.Leave();
   cached_tokens_.Add(first_token);

@@ -254,6 +254,32 @@ class Signals(unittest.TestCase):
         self.assertEqual(answers[0][0], 200, answers)
         self.assertEqual(decode.wait(5), 0)
 
+    def test_what_does_not_end_within_the_drain_time_is_cut_off(self):
+        flags = ["--cluster", f"cut-{os.getpid()}", "--host", "127.0.0.1", "--drain-timeout", "500ms", "--decode-tokens-per-second", "2",
+                 "--prefill-tokens-per-second", "2000", *SMALL]
+        prefill, decode = Instance("--role", "prefill", *flags), Instance("--role", "decode", *flags)
+        self.addCleanup(prefill.close)
+        self.addCleanup(decode.close)
+
+        def send(instance, tokens):
+            try:
+                instance.complete(list(range(tokens)), 100)
+            except OSError:
+                pass  # the instance went before it answered
+
+        # One request waits for tokens, one is prefilled, one waits for its turn; clients of both sides.
+        clients = [threading.Thread(target=send, args=(instance, tokens)) for instance, tokens in ((decode, 5), (prefill, 60000), (decode, 50000))]
+        for client in clients:
+            client.start()
+        wait_until(lambda: decode.status()["decode"]["queue_length"] == 3, 5, "all are there")
+        for instance in (decode, prefill):
+            began = time.monotonic()
+            instance.signal(signal.SIGTERM)
+            self.assertEqual(instance.wait(5), 0, instance.output())
+            self.assertLess(time.monotonic() - began, 3)
+        for client in clients:
+            client.join()
+
     def test_too_many_requests_are_refused_with_429(self):
         both = Instance("--role", "both", "--cluster", "full", "--host", "127.0.0.1", "--queue-max", "2", "--decode-tokens-per-second", "20", *SMALL)
         self.addCleanup(both.close)
