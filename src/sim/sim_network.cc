@@ -12,7 +12,7 @@ namespace {
 
 constexpr Duration kRetransmitMin = std::chrono::milliseconds(200);
 constexpr Duration kRetransmitMax = std::chrono::seconds(10);
-constexpr Duration kGiveUpAfter = std::chrono::minutes(15);  // as Linux does: about fifteen retransmissions
+constexpr Duration kKeepAliveInterval = std::chrono::seconds(4);
 constexpr Duration kSynRetryMin = std::chrono::seconds(1);
 
 // Bytes in the order of their arrival.
@@ -62,6 +62,7 @@ struct SimNet::End {
   bool closed = false;             // by its own process
   bool gone = false;               // its kernel knows nothing of it any more
   std::optional<Error> broken;     // reset by the other side, or timed out
+  Instant last_answer{};           // of the other host, to a probe
   Signal readable;
   Signal writable;
 };
@@ -85,7 +86,6 @@ struct SimNet::Pipe {
   bool lost = false;               // nothing that is sent arrives, for ever
   bool scheduled = false;
   Instant link_free{};
-  Instant first_failure = kNever;
   Duration retry = kRetransmitMin;
 };
 
@@ -362,6 +362,10 @@ void SimNet::Try(const std::shared_ptr<Dial>& dial) {
       server.remote = client.local;
     }
     connections_.push_back(connection);
+    for (int end = 0; end < 2; ++end) {
+      connection->ends[end].last_answer = loop_.Now();
+      KeepAlive(connection, end);
+    }
     bound->backlog.push_back(std::make_unique<SimStream>(*this, connection, 1));
     bound->changed.Notify();
     loop_.At(After(loop_.Now(), back), [this, dial, connection] {
@@ -441,19 +445,10 @@ void SimNet::Deliver(const std::shared_ptr<Connection>& connection, int from) {
       pipe.under_way.pop_front();
       return;
     }
-    if (pipe.first_failure == kNever) pipe.first_failure = loop_.Now();
-    if (loop_.Now() - pipe.first_failure >= kGiveUpAfter) {
-      pipe.under_way.clear();
-      sender.broken = Error{ErrorId::kConnectTimeout, "no answer for 15 minutes", ETIMEDOUT};
-      sender.readable.Notify();
-      sender.writable.Notify();
-      return;
-    }
     first.due = After(loop_.Now(), pipe.retry);
     pipe.retry = std::min(pipe.retry * 2, kRetransmitMax);
     return;
   }
-  pipe.first_failure = kNever;
   pipe.retry = kRetransmitMin;
   const Pipe::Segment segment = std::move(first);
   pipe.under_way.pop_front();
@@ -489,6 +484,30 @@ void SimNet::Acknowledge(const std::shared_ptr<Connection>& connection, int from
   connection->pipes[from].unacknowledged -= bytes;
   sender.writable.Notify();
   Pump(connection, from);
+}
+
+// The kernel's probes, which end a connection over which nothing comes back any more.
+void SimNet::KeepAlive(const std::weak_ptr<Connection>& weak, int end) {
+  loop_.At(After(loop_.Now(), kKeepAliveInterval), [this, weak, end] {
+    const auto connection = weak.lock();
+    if (!connection) return;
+    End& mine = connection->ends[end];
+    End& other = connection->ends[1 - end];
+    if (mine.gone || mine.broken || mine.closed) return;
+    const bool answered = !connection->pipes[0].lost && !other.host->silent_ && !Link(*mine.host, *other.host).down && !Link(*other.host, *mine.host).down;
+    if (answered && other.gone) {  // its host does not know the connection
+      SendReset(connection, 1 - end);
+      return;
+    }
+    if (answered) mine.last_answer = loop_.Now();
+    if (loop_.Now() - mine.last_answer < kDeadPathMax) return KeepAlive(connection, end);
+    mine.gone = true;
+    mine.broken = Error{ErrorId::kConnectTimeout, fmt::format("connection {} to {}", ToString(mine.local), ToString(mine.remote)), ETIMEDOUT};
+    connection->pipes[end].unsent.Clear();
+    connection->pipes[end].under_way.clear();
+    mine.readable.Notify();
+    mine.writable.Notify();
+  });
 }
 
 // As the kernel does: what was written still goes out; what was not read makes it a reset.

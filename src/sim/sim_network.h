@@ -101,6 +101,7 @@ class SimNet {
   void ScheduleDelivery(const std::shared_ptr<Connection>& connection, int from);
   void Deliver(const std::shared_ptr<Connection>& connection, int from);
   void Acknowledge(const std::shared_ptr<Connection>& connection, int from, std::size_t bytes, Duration retry);
+  void KeepAlive(const std::weak_ptr<Connection>& connection, int end);
   void CloseEnd(const std::shared_ptr<Connection>& connection, int end);
   void SendReset(const std::shared_ptr<Connection>& connection, int from);
   void Reset(Connection& connection, int end);
