@@ -381,8 +381,12 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
       const Result<Reply> reply = co_await std::move(call);
       if (reply) co_return Status{};
       const Error& error = reply.error();
-      if (error.id != ErrorId::kConnectionClosed) co_return Fail(error);
-      if (closed || world.clock.Now() >= deadline) co_return Fail(error);
+      const bool may_pass = error.code() == Errc::kPeerGone && error.id != ErrorId::kPeerGone;
+      if (!may_pass) co_return Fail(error);
+      if (closed) co_return Fail(ErrorId::kClosed, "the engine stops");
+      const Instant now = world.clock.Now();
+      if (now >= deadline) co_return Fail(ErrorId::kDeadline, error.context);
+      co_await world.clock.SleepUntil(world.control, std::min(deadline, After(now, kRetryDelay)));
     }
   }
 

@@ -76,7 +76,8 @@ struct Instance {
   std::unique_ptr<Engine> engine;
   State state = State::kStarting;
   std::size_t closes = 0;          // running
-  Instant ended = kNever;          // since when it is not live any more
+  Instant ended = kNever;          // since when it ends or is dead
+  Instant gone = kNever;           // since when it has ended or is dead
   Instant stalled_until{};
   std::vector<std::byte> arena;
   std::vector<RegionPtr> regions;  // those that can be used
@@ -185,6 +186,7 @@ class EngineSim {
     shape_.action_gap = Duration(static_cast<std::int64_t>(random_.Skewed(20'000, 100'000'000)));
     shape_.fault_gap = shape_.action_gap * static_cast<std::int64_t>(1 + shape_.actions / (1 + shape_.faults)) * 2;
     shape_.link.latency = Duration(static_cast<std::int64_t>(random_.Skewed(1'000, 20'000'000)));
+    shape_.engine.connect_timeout = std::max(shape_.engine.connect_timeout, 20 * shape_.link.latency);  // two round trips and more
     shape_.link.jitter = random_.Chance(0.5) ? Duration(0) : shape_.link.latency;
     shape_.link.bytes_per_second = static_cast<double>(random_.Skewed(1'000'000, 10'000'000'000));
     shape_.link.loss = random_.Chance(0.5) ? 0 : 0.02;
@@ -531,7 +533,7 @@ class EngineSim {
   }
 
   void CheckSuccess(const Operation& o) {
-    if (o.total_bytes > 0 && o.to->ended < o.submitted) {
+    if (o.total_bytes > 0 && o.to->gone < o.submitted) {
       Violation(fmt::format("{} succeeded with {}, which had ended before", o.number, ShortId(o.to->identity.id)));
     }
     for (const Range& range : o.ranges) {
@@ -567,8 +569,6 @@ class EngineSim {
         if (!partner_ended) wrong("though its partner lives");
         return;
       default:
-        // A notification is sent once: what becomes of it when a connection breaks cannot be known.
-        if (o.notify && error.code() == Errc::kPeerGone) return;
         if (partner_ended && error.code() == Errc::kPeerGone) return;
         wrong("for no good reason");
     }
@@ -732,6 +732,7 @@ class EngineSim {
     if (instance.state == Instance::State::kClosing) pending_repairs_ -= 1;
     instance.state = Instance::State::kDead;
     instance.ended = std::min(instance.ended, sim_.Now());
+    instance.gone = sim_.Now();
     wire_->Leave(instance.identity.id);
     for (const OperationPtr& operation : operations_) {
       if (operation->from != &instance || operation->completions > 0) continue;
@@ -804,6 +805,7 @@ class EngineSim {
     instance.port->Close(Error{ErrorId::kClosed, "the node stops"});
     if (instance.state != Instance::State::kClosing) co_return;
     instance.state = Instance::State::kClosed;
+    instance.gone = sim_.Now();
     RetireAll(instance);
     Record("node {} has stopped", instance.node);
   }
