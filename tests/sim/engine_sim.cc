@@ -346,7 +346,7 @@ class EngineSim {
       const Instant deadline = After(world.clock.Now(), patience);
       auto connect = instance.engine->Connect(me.Label(node), deadline);
       const Result<PeerPtr> peer = co_await std::move(connect);
-      if (instance.state == Instance::State::kDead) co_return;
+      if (instance.process.is_dead()) co_return;
       instance.connecting.erase(node);
       me.Record("node {} connects to node {}: {}", instance.node, node, peer ? "done" : ErrorName(peer.error().id));
       me.CheckTime(instance, "a connect", instance.process.FromLocal(deadline));
@@ -482,7 +482,7 @@ class EngineSim {
 
   // Success: nobody touches the memory any more, so it gets new bytes and, after a while, a new registration.
   void Unregistered(Instance& owner, const RegionPtr& region, const Status& status) {
-    if (owner.state == Instance::State::kDead) return;
+    if (owner.process.is_dead()) return;
     Record("node {} has unregistered region {}: {}", owner.node, static_cast<std::uint64_t>(region->info.id), status ? "done" : ErrorName(status.error().id));
     if (owner.state != Instance::State::kLive && owner.state != Instance::State::kStarting) return;
     if (!status && status.error().id != ErrorId::kDeadline) Violation("unregistering failed: " + status.error().Text());
