@@ -83,6 +83,10 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
       auto forget = self->ForgetRegions(call.peer().id, std::move(request));
       co_return co_await std::move(forget);
     });
+    port->router.Add(Method::kEndTransfers, [self](RpcCall& call, Frame request) -> Task<Result<Reply>> {
+      auto end = self->EndTransfers(call.peer().id, std::move(request));
+      co_return co_await std::move(end);
+    });
   }
 
   Introduction Introduce() const {
@@ -161,6 +165,21 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
       Post(world.control, [forgotten] { forgotten->Set(true); });
     });
     co_await forgotten->Get();
+    co_return MakeReply(pb::Empty());
+  }
+
+  Task<Result<Reply>> EndTransfers(InstanceId caller, Frame request) {
+    const auto self = shared_from_this();
+    pb::EndTransfersRequest body;
+    if (!Parse(request.body, body)) co_return Fail(ErrorId::kBadFrame, "EndTransfersRequest");
+    const auto ended = std::make_shared<OneShot<bool>>();
+    Post(world.data, [self, caller, name = body.transport(), ended] {
+      for (const auto& transport : self->transports) {
+        if (transport->name() == name) transport->EndTransfersOf(caller);
+      }
+      Post(self->world.control, [ended] { ended->Set(true); });
+    });
+    co_await ended->Get();
     co_return MakeReply(pb::Empty());
   }
 
@@ -313,6 +332,14 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
         if (std::exchange(refreshed, true)) co_return Fail(ErrorId::kRegionUnknown, "at " + Describe(peer->identity()));
         const Status listed = co_await peer->Refresh(transfer.deadline);  // it may be newer than what we know
         if (!listed) last = listed.error();
+        continue;
+      }
+      if (peer->has_loose_ends()) {
+        const Status ended = co_await peer->EndLooseEnds(transfer.deadline);
+        if (!ended) {
+          last = ended.error();
+          co_await world.clock.SleepUntil(world.control, std::min(transfer.deadline, After(now, kRetryDelay)));
+        }
         continue;
       }
       const PathChoice choice = peer->Choose(transfer);

@@ -80,7 +80,8 @@ struct Instance {
   Instant gone = kNever;           // since when it has ended or is dead
   Instant stalled_until{};
   std::vector<std::byte> arena;
-  std::vector<RegionPtr> regions;  // those that can be used
+  std::vector<RegionPtr> regions;    // those that can be used
+  std::vector<RegionPtr> abandoned;  // unregistered, but not in time
   std::vector<std::unique_ptr<CheckedMemory>> guards;  // memory that nobody may touch
   std::map<std::size_t, PeerPtr> peers;                // by node
   std::set<std::size_t> connecting;
@@ -488,8 +489,11 @@ class EngineSim {
     if (!status && status.error().id != ErrorId::kDeadline) Violation("unregistering failed: " + status.error().Text());
     std::erase(owner.regions, region);
     if (const auto wrong = region->memory.CheckAll()) Violation(Where(*region) + *wrong);
+    if (!status) {  // somebody may still copy: the memory is not used again
+      owner.abandoned.push_back(region);
+      return;
+    }
     region->memory.Retire();
-    if (!status) return;  // somebody may still copy: nothing is known of this memory any more
     AddRegion(owner, region->memory.memory());
   }
 
@@ -751,12 +755,13 @@ class EngineSim {
   }
 
   void RetireAll(Instance& instance) {
-    for (const RegionPtr& region : instance.regions) {
-      if (const auto wrong = region->memory.CheckAll()) Violation(Where(*region) + *wrong);
-      region->memory.Retire();
+    for (std::vector<RegionPtr>* const regions : {&instance.regions, &instance.abandoned}) {
+      for (const RegionPtr& region : *regions) {
+        if (const auto wrong = region->memory.CheckAll()) Violation(Where(*region) + *wrong);
+        region->memory.Retire();
+      }
+      regions->clear();
     }
-    graves_.insert(graves_.end(), instance.regions.begin(), instance.regions.end());
-    instance.regions.clear();
     instance.guards.clear();
     instance.guards.push_back(std::make_unique<CheckedMemory>(MutableBytes(instance.arena), random_));
   }
@@ -957,7 +962,6 @@ class EngineSim {
   std::vector<Instance*> current_;                             // by node
   std::map<InstanceId, Instance*> by_id_;
   std::vector<OperationPtr> operations_;
-  std::vector<RegionPtr> graves_;
   std::size_t open_ = 0;                                       // operations without an end
   std::size_t actions_left_ = 0;
   std::size_t faults_left_ = 0;

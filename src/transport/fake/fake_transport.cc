@@ -203,6 +203,7 @@ class FakeTransport final : public Transport {
   }
 
   void Serve(std::shared_ptr<Stream> stream, std::shared_ptr<const PeerInfo>) override { stream->Close(); }
+  void EndTransfersOf(const InstanceId&) override {}  // nothing lands after a path has reported
 
   void Close() noexcept override {
     closed_ = true;
