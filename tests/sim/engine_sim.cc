@@ -191,7 +191,7 @@ class EngineSim {
     shape_.engine.connect_timeout = std::max(shape_.engine.connect_timeout, 20 * shape_.link.latency);  // two round trips and more
     shape_.link.jitter = random_.Chance(0.5) ? Duration(0) : shape_.link.latency;
     shape_.link.bytes_per_second = static_cast<double>(random_.Skewed(300'000, 10'000'000'000));
-    shape_.link.loss = random_.Chance(0.5) ? 0 : 0.02;
+    shape_.link.loss = std::array{0.0, 0.0, 0.02, 0.08}[random_.Below(4)];
     SimStreamOptions& streams = sim_.net().stream_options;
     streams.segment_bytes_max = random_.Skewed(500, 64 << 10);
     streams.send_buffer_bytes = random_.Skewed(1'000, 256 << 10);
@@ -379,7 +379,9 @@ class EngineSim {
   // A range of `region` that nobody uses, at most `length` long. Null region: none was found.
   std::optional<std::uint64_t> FindFree(const RegionPtr& region, std::uint64_t length) {
     for (int attempt = 0; attempt < 6; ++attempt) {
-      const std::uint64_t offset = random_.Below(region->memory.memory().size() - length + 1);
+      // Often near the beginning: what is used again soon shows who still writes there.
+      const std::uint64_t places = region->memory.memory().size() - length + 1;
+      const std::uint64_t offset = random_.Below(random_.Chance(0.6) ? std::min<std::uint64_t>(places, 2 * length + 200) : places);
       if (region->memory.IsFree(offset, length)) return offset;
     }
     return std::nullopt;
