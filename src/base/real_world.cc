@@ -3,6 +3,7 @@
 #include <ifaddrs.h>
 #include <net/if.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <sys/random.h>
 #include <sys/uio.h>
@@ -227,9 +228,28 @@ class RealStream final : public Stream {
   bool ended_ = false;
 };
 
+// Without these the kernel keeps an idle connection for ever, and one with unanswered bytes for a quarter of an hour.
+void EndWhenPathIsDead(Tcp::socket& socket) {
+  constexpr int kIdleSeconds = 8;
+  constexpr int kProbeSeconds = 4;
+  constexpr int kProbes = 3;
+  static_assert(std::chrono::seconds(kIdleSeconds + kProbes * kProbeSeconds) <= kDeadPathMax);
+  constexpr int kUserTimeoutMs = std::chrono::duration_cast<std::chrono::milliseconds>(kDeadPathMax).count();
+  const int fd = socket.native_handle();
+  const auto set = [fd](int level, int name, int value) {
+    static_cast<void>(::setsockopt(fd, level, name, &value, sizeof value));  // refused: only slower to notice
+  };
+  set(SOL_SOCKET, SO_KEEPALIVE, 1);
+  set(IPPROTO_TCP, TCP_KEEPIDLE, kIdleSeconds);
+  set(IPPROTO_TCP, TCP_KEEPINTVL, kProbeSeconds);
+  set(IPPROTO_TCP, TCP_KEEPCNT, kProbes);
+  set(IPPROTO_TCP, TCP_USER_TIMEOUT, kUserTimeoutMs);
+}
+
 std::unique_ptr<Stream> Wrap(Tcp::socket socket) {
   error_code ignored;
   socket.set_option(Tcp::no_delay(true), ignored);
+  EndWhenPathIsDead(socket);
   const Tcp::endpoint local = socket.local_endpoint(ignored);
   const Tcp::endpoint remote = socket.remote_endpoint(ignored);
   return std::make_unique<RealStream<Tcp>>(std::move(socket), FromAsio(local), FromAsio(remote));

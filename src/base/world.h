@@ -58,14 +58,19 @@ class Random {
   [[nodiscard]] InstanceId DrawInstanceId();
 };
 
+inline constexpr Duration kDeadPathMax = std::chrono::seconds(20);
+
 using Bytes = std::span<const std::byte>;
 using MutableBytes = std::span<std::byte>;
 
-/// One connection: bytes in order, both ways. Lives on one loop; at most one read and one write at a time.
+/// One connection: bytes in order, both ways. Lives on one loop; at most one read and one write at a time. To another host
+/// it ends within kDeadPathMax once nothing that is sent arrives any more, idle or not; a process that only does not read
+/// does not end it.
 class Stream {
  public:
   virtual ~Stream() = default;  ///< Closes.
-  /// Reads at least one byte. Errors: kConnectionClosed at the peer's end, kClosed after Close(), kNetwork.
+  /// Reads at least one byte. Errors: kConnectionClosed at the peer's end, kClosed after Close(), kConnectTimeout if
+  /// nothing arrives any more, kNetwork.
   [[nodiscard]] virtual Task<Result<std::size_t>> ReadSome(MutableBytes into) = 0;
   /// Reads at least one byte into `into`, filling the spans in order.
   [[nodiscard]] virtual Task<Result<std::size_t>> ReadSomeV(std::span<const MutableBytes> into) = 0;

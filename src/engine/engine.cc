@@ -83,6 +83,10 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
       auto forget = self->ForgetRegions(call.peer().id, std::move(request));
       co_return co_await std::move(forget);
     });
+    port->router.Add(Method::kEndTransfers, [self](RpcCall& call, Frame request) -> Task<Result<Reply>> {
+      auto end = self->EndTransfers(call.peer().id, std::move(request));
+      co_return co_await std::move(end);
+    });
   }
 
   Introduction Introduce() const {
@@ -161,6 +165,21 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
       Post(world.control, [forgotten] { forgotten->Set(true); });
     });
     co_await forgotten->Get();
+    co_return MakeReply(pb::Empty());
+  }
+
+  Task<Result<Reply>> EndTransfers(InstanceId caller, Frame request) {
+    const auto self = shared_from_this();
+    pb::EndTransfersRequest body;
+    if (!Parse(request.body, body)) co_return Fail(ErrorId::kBadFrame, "EndTransfersRequest");
+    const auto ended = std::make_shared<OneShot<bool>>();
+    Post(world.data, [self, caller, name = body.transport(), ended] {
+      for (const auto& transport : self->transports) {
+        if (transport->name() == name) transport->EndTransfersOf(caller);
+      }
+      Post(self->world.control, [ended] { ended->Set(true); });
+    });
+    co_await ended->Get();
     co_return MakeReply(pb::Empty());
   }
 
@@ -315,6 +334,14 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
         if (!listed) last = listed.error();
         continue;
       }
+      if (peer->has_loose_ends()) {
+        const Status ended = co_await peer->EndLooseEnds(transfer.deadline);
+        if (!ended) {
+          last = ended.error();
+          co_await world.clock.SleepUntil(world.control, std::min(transfer.deadline, After(now, kRetryDelay)));
+        }
+        continue;
+      }
       const PathChoice choice = peer->Choose(transfer);
       if (!choice.path) {
         last = Error{ErrorId::kNoPath, fmt::format("{}: {}", Describe(peer->identity()), peer->Reasons())};
@@ -381,8 +408,12 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
       const Result<Reply> reply = co_await std::move(call);
       if (reply) co_return Status{};
       const Error& error = reply.error();
-      if (error.id != ErrorId::kConnectionClosed) co_return Fail(error);
-      if (closed || world.clock.Now() >= deadline) co_return Fail(error);
+      const bool may_pass = error.code() == Errc::kPeerGone && error.id != ErrorId::kPeerGone;
+      if (!may_pass) co_return Fail(error);
+      if (closed) co_return Fail(ErrorId::kClosed, "the engine stops");
+      const Instant now = world.clock.Now();
+      if (now >= deadline) co_return Fail(ErrorId::kDeadline, error.context);
+      co_await world.clock.SleepUntil(world.control, std::min(deadline, After(now, kRetryDelay)));
     }
   }
 

@@ -127,8 +127,14 @@ Task<void> PeerImpl::OpenSlot(PathSlotPtr slot) {
   Result<std::shared_ptr<Path>> path = Fail(ErrorId::kPathUnusable, "the peer does not offer it");
   if (!info->advertisement.empty()) {
     const Instant limit = After(world_.clock.Now(), kOpenTimeout);
-    auto open = slot->transport->Open(info, limit);
-    path = co_await std::move(open);
+    auto end = EndLooseEnds(limit);
+    const Status ended = co_await std::move(end);
+    if (ended) {
+      auto open = slot->transport->Open(info, limit);
+      path = co_await std::move(open);
+    } else {
+      path = Fail(ErrorId::kPathFailed, ended.error().context);
+    }
   }
   const bool stale = closed_ || connection != connection_ || !connection->is_open();
   if (path && stale) (*path)->Close();
@@ -184,6 +190,7 @@ void PeerImpl::Failed(const PathChoice& choice, const Error& error) {
     if (choice.slot->path != choice.path) return;
     choice.slot->coming = true;  // at once: whoever finds no path now must wait for it
     choice.slot->path = nullptr;
+    if (!choice.path->is_synchronous()) choice.slot->loose_ends = true;
     choice.slot->reason = error.context;
   }
   choice.path->Close();
@@ -207,6 +214,37 @@ Task<void> PeerImpl::WaitForChange(Instant deadline) {
   co_await std::move(wait);
 }
 
+bool PeerImpl::has_loose_ends() const {
+  return std::any_of(slots_.begin(), slots_.end(), [](const PathSlotPtr& slot) { return slot->loose_ends.load(); });
+}
+
+Task<Status> PeerImpl::EndLooseEnds(Instant deadline) {
+  const auto self = shared_from_this();
+  while (ending_) {
+    co_await WaitForChange(deadline);
+    if (world_.clock.Now() >= deadline) co_return Fail(ErrorId::kDeadline, Describe(identity_));
+  }
+  ending_ = true;
+  Status outcome;
+  for (const PathSlotPtr& slot : slots_) {
+    // Nobody opens this path before it is done, so a path that is lost later is another one.
+    while (outcome && slot->loose_ends) {
+      const std::shared_ptr<RpcConnection> connection = connection_;
+      if (!connection) outcome = Fail(ErrorId::kPeerGone, Describe(identity_));
+      if (!connection) break;
+      pb::EndTransfersRequest request;
+      request.set_transport(std::string(slot->transport->name()));
+      auto call = connection->Call(Method::kEndTransfers, request.SerializeAsString(), deadline);
+      const Result<Reply> reply = co_await std::move(call);
+      if (!reply) outcome = Fail(reply.error());
+      if (reply) slot->loose_ends = false;
+    }
+  }
+  ending_ = false;
+  Changed();
+  co_return outcome;
+}
+
 bool PeerImpl::is_opening() const {
   return std::any_of(slots_.begin(), slots_.end(), [](const PathSlotPtr& slot) { return slot->coming.load(); });
 }
@@ -226,6 +264,7 @@ void PeerImpl::ClosePaths(const Error& cause) {
     {
       const std::lock_guard lock(slot->mutex);
       path = std::exchange(slot->path, nullptr);
+      if (path && !path->is_synchronous()) slot->loose_ends = true;
       if (path) slot->reason = cause.context;
     }
     if (path) path->Close();

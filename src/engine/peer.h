@@ -43,6 +43,7 @@ struct PathSlot {
   std::string reason = "not tried yet";  // guarded by mutex
   std::atomic<bool> coming = true;             // the path is being opened, or will be
   std::weak_ptr<RpcConnection> opening_over;   // control loop
+  std::atomic<bool> loose_ends = false;        // a path was lost, and what was sent over it may still land
   int failures_in_row = 0;                     // control loop
   std::atomic<std::uint64_t> bytes = 0;
   std::atomic<std::uint64_t> transfers = 0;
@@ -94,6 +95,10 @@ class PeerImpl final : public Peer, public std::enable_shared_from_this<PeerImpl
   [[nodiscard]] PathChoice Choose(const Transfer& transfer) const;
   /// Takes a path out of use and tries to open it again after a while. Any thread.
   void Failed(const PathChoice& choice, const Error& error);
+  /// Whether bytes that were sent over a lost path may still land. Any thread.
+  [[nodiscard]] bool has_loose_ends() const;
+  /// Has the peer end them: a batch that is tried again would be overwritten by its own past, after it has reported.
+  [[nodiscard]] Task<Status> EndLooseEnds(Instant deadline);
   /// Returns when a path has come or gone, or at `deadline`.
   [[nodiscard]] Task<void> WaitForChange(Instant deadline);
   [[nodiscard]] bool is_opening() const;
@@ -117,6 +122,7 @@ class PeerImpl final : public Peer, public std::enable_shared_from_this<PeerImpl
   std::shared_ptr<RpcConnection> connection_;
   std::atomic<bool> connected_ = false;
   bool closed_ = false;
+  bool ending_ = false;  // somebody is in EndLooseEnds()
   std::vector<std::shared_ptr<OneShot<bool>>> waiting_;
 };
 

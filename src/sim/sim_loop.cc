@@ -6,7 +6,9 @@ namespace mooncake {
 
 void SimTurn::Add(internal::SimWorkPtr work) { loop_.AddAt(loop_.Now(), this, std::move(work)); }
 
-void SimTurn::AddAt(Instant when, internal::SimWorkPtr work) { loop_.AddAt(when, this, std::move(work)); }
+void SimTurn::AddAt(Instant when, internal::SimWorkPtr work) {
+  loop_.AddAt(when, this, std::move(work));
+}
 
 void SimTurn::Thaw() {
   frozen_ = false;
@@ -16,8 +18,9 @@ void SimTurn::Thaw() {
 void SimLoop::AddAt(Instant when, SimTurn* turn, internal::SimWorkPtr work) {
   if (clearing_) return;
   Event event{when, sequence_++, turn, std::move(work)};
-  // What is due now comes after everything that was due before, and is most of what there is: no heap for it. An event
-  // of the heap for the same instant was added earlier, when that instant still lay ahead.
+  // What is due now comes after everything that was due before, and is most of what there is: no
+  // heap for it. An event of the heap for the same instant was added earlier, when that instant
+  // still lay ahead.
   if (when <= now_) {
     event.when = now_;
     ready_.push_back(std::move(event));

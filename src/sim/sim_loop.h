@@ -1,5 +1,6 @@
-// Simulated time: one queue of events, ordered by time and then by the order in which they were added. Processes run on
-// it, each through an executor of its own, so that one can be frozen, thawed or counted without the others.
+// Simulated time: one queue of events, ordered by time and then by the order in which they were
+// added. Processes run on it, each through an executor of its own, so that one can be frozen,
+// thawed or counted without the others.
 #pragma once
 
 #include <boost/asio/any_io_executor.hpp>
@@ -53,7 +54,7 @@ class SimTurn final : public boost::asio::execution_context {
   explicit SimTurn(SimLoop& loop) : loop_(loop) {}
   ~SimTurn() { shutdown(); }
 
-  void Add(internal::SimWorkPtr work);               ///< Now, after what is queued.
+  void Add(internal::SimWorkPtr work);  ///< Now, after what is queued.
   void AddAt(Instant when, internal::SimWorkPtr work);
   /// Nothing of this process runs until Thaw(), which then runs what came meanwhile, in order.
   void Freeze() noexcept { frozen_ = true; }
@@ -72,11 +73,17 @@ class SimTurn final : public boost::asio::execution_context {
   std::size_t outstanding_ = 0;
 };
 
-/// Asio's view of a SimTurn. "Tracked" copies are those that co_spawn() keeps while its coroutine lives.
+/// Asio's view of a SimTurn. "Tracked" copies are those that co_spawn() keeps while its coroutine
+/// lives.
 class SimExecutor {
  public:
-  explicit SimExecutor(SimTurn& turn, bool tracked = false) noexcept : turn_(&turn), tracked_(tracked) { Count(1); }
-  SimExecutor(const SimExecutor& other) noexcept : turn_(other.turn_), tracked_(other.tracked_) { Count(1); }
+  explicit SimExecutor(SimTurn& turn, bool tracked = false) noexcept
+      : turn_(&turn), tracked_(tracked) {
+    Count(1);
+  }
+  SimExecutor(const SimExecutor& other) noexcept : turn_(other.turn_), tracked_(other.tracked_) {
+    Count(1);
+  }
   SimExecutor& operator=(const SimExecutor& other) noexcept {
     other.Count(1);
     Count(-1);
@@ -93,11 +100,15 @@ class SimExecutor {
   bool operator==(const SimExecutor& other) const noexcept { return turn_ == other.turn_; }
   bool operator!=(const SimExecutor& other) const noexcept { return turn_ != other.turn_; }
 
-  boost::asio::execution_context& query(boost::asio::execution::context_t) const noexcept { return *turn_; }
-  static constexpr boost::asio::execution::blocking_t query(boost::asio::execution::blocking_t) noexcept {
+  boost::asio::execution_context& query(boost::asio::execution::context_t) const noexcept {
+    return *turn_;
+  }
+  static constexpr boost::asio::execution::blocking_t query(
+      boost::asio::execution::blocking_t) noexcept {
     return boost::asio::execution::blocking.never;
   }
-  boost::asio::execution::outstanding_work_t query(boost::asio::execution::outstanding_work_t) const noexcept {
+  boost::asio::execution::outstanding_work_t query(
+      boost::asio::execution::outstanding_work_t) const noexcept {
     if (tracked_) return boost::asio::execution::outstanding_work.tracked;
     return boost::asio::execution::outstanding_work.untracked;
   }
@@ -128,7 +139,8 @@ class SimLoop {
   void At(Instant when, Function&& function) {
     AddAt(when, nullptr, internal::MakeSimWork(std::forward<Function>(function)));
   }
-  /// Runs the next event, unless it lies after `limit`; false: there is none, and the time is `limit` (unless kNever).
+  /// Runs the next event, unless it lies after `limit`; false: there is none, and the time is
+  /// `limit` (unless kNever).
   bool Step(Instant limit);
   [[nodiscard]] std::uint64_t steps() const noexcept { return steps_; }
   /// Called after each event, with the process that it belonged to (or null).
@@ -150,8 +162,8 @@ class SimLoop {
   Instant now_{std::chrono::hours(1)};
   std::uint64_t sequence_ = 0;
   std::uint64_t steps_ = 0;
-  std::deque<Event> ready_;    // due now, in order
-  std::vector<Event> later_;   // a heap
+  std::deque<Event> ready_;   // due now, in order
+  std::vector<Event> later_;  // a heap
   bool clearing_ = false;
 };
 

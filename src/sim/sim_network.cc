@@ -12,7 +12,7 @@ namespace {
 
 constexpr Duration kRetransmitMin = std::chrono::milliseconds(200);
 constexpr Duration kRetransmitMax = std::chrono::seconds(10);
-constexpr Duration kGiveUpAfter = std::chrono::minutes(15);  // as Linux does: about fifteen retransmissions
+constexpr Duration kKeepAliveInterval = std::chrono::seconds(4);
 constexpr Duration kSynRetryMin = std::chrono::seconds(1);
 
 // Bytes in the order of their arrival.
@@ -59,9 +59,10 @@ struct SimNet::End {
   SimHost* host = nullptr;
   Endpoint local;
   Endpoint remote;
-  bool closed = false;             // by its own process
-  bool gone = false;               // its kernel knows nothing of it any more
-  std::optional<Error> broken;     // reset by the other side, or timed out
+  bool closed = false;          // by its own process
+  bool gone = false;            // its kernel knows nothing of it any more
+  std::optional<Error> broken;  // reset by the other side, or timed out
+  Instant last_answer{};        // of the other host, to a probe
   Signal readable;
   Signal writable;
 };
@@ -71,21 +72,20 @@ struct SimNet::Pipe {
   struct Segment {
     std::vector<std::byte> bytes;
     Instant due;
-    bool end = false;    // no more comes after it
+    bool end = false;  // no more comes after it
     bool reset = false;
   };
-  ByteQueue unsent;                // in the sender's kernel
+  ByteQueue unsent;  // in the sender's kernel
   std::deque<Segment> under_way;
   std::size_t unacknowledged = 0;
   std::size_t under_way_bytes = 0;
-  ByteQueue received;              // in the receiver's kernel
+  ByteQueue received;  // in the receiver's kernel
   bool end_queued = false;
   bool end_sent = false;
   bool end_received = false;
-  bool lost = false;               // nothing that is sent arrives, for ever
+  bool lost = false;  // nothing that is sent arrives, for ever
   bool scheduled = false;
   Instant link_free{};
-  Instant first_failure = kNever;
   Duration retry = kRetransmitMin;
 };
 
@@ -126,10 +126,12 @@ class SimStream final : public Stream {
     SimNet::Pipe& pipe = connection->pipes[1 - end_];
     auto pause = MaybePause(end);
     co_await std::move(pause);
-    while (!end.closed && pipe.received.size() == 0 && !pipe.end_received && !end.broken) co_await end.readable.Wait();
+    while (!end.closed && pipe.received.size() == 0 && !pipe.end_received && !end.broken)
+      co_await end.readable.Wait();
     if (end.closed) co_return Fail(ErrorId::kClosed, Name(end));
     std::size_t wanted = pipe.received.size();
-    if (wanted == 0) co_return Fail(end.broken.value_or(Error{ErrorId::kConnectionClosed, Name(end)}));
+    if (wanted == 0)
+      co_return Fail(end.broken.value_or(Error{ErrorId::kConnectionClosed, Name(end)}));
     if (net_.Chance(net_.stream_options.odd_reads)) wanted = 1 + net_.random_.Below(wanted);
     std::size_t count = 0;
     for (const MutableBytes part : into) {
@@ -137,7 +139,8 @@ class SimStream final : public Stream {
     }
     // The receiver's window opens; its host says so.
     const Duration latency = net_.Link(*end.host, *connection->ends[1 - end_].host).latency;
-    net_.loop_.At(After(net_.loop_.Now(), latency), [net = &net_, connection, from = 1 - end_] { net->Pump(connection, from); });
+    net_.loop_.At(After(net_.loop_.Now(), latency),
+                  [net = &net_, connection, from = 1 - end_] { net->Pump(connection, from); });
     co_return count;
   }
 
@@ -171,7 +174,8 @@ class SimStream final : public Stream {
   void Close() noexcept override { net_.CloseEnd(connection_, end_); }
 
   Status MoveTo(const Executor&) override {
-    if (connection_->ends[end_].closed) return Fail(ErrorId::kClosed, Name(connection_->ends[end_]));
+    if (connection_->ends[end_].closed)
+      return Fail(ErrorId::kClosed, Name(connection_->ends[end_]));
     return {};
   }
   Endpoint local() const override { return connection_->ends[end_].local; }
@@ -183,20 +187,24 @@ class SimStream final : public Stream {
     if (!net_.Chance(net_.stream_options.pauses)) co_return;
     constexpr std::uint64_t kPauseMax = 20'000;
     World& world = end.process->world();
-    co_await world.clock.SleepFor(world.control, Duration(static_cast<std::int64_t>(net_.random_.Below(kPauseMax))));
+    co_await world.clock.SleepFor(
+        world.control, Duration(static_cast<std::int64_t>(net_.random_.Below(kPauseMax))));
   }
   static std::string Name(const SimNet::End& end) {
     return fmt::format("connection {} to {}", ToString(end.local), ToString(end.remote));
   }
 
   SimNet& net_;
-  std::shared_ptr<SimNet::Connection> connection_;  // shared with the other end, and with what is under way
+  std::shared_ptr<SimNet::Connection>
+      connection_;  // shared with the other end, and with what is under way
   int end_;
 };
 
 class SimListener final : public Listener {
  public:
-  explicit SimListener(std::shared_ptr<SimHost::Bound> bound) : bound_(std::move(bound)) { bound_->process->listeners_ += 1; }
+  explicit SimListener(std::shared_ptr<SimHost::Bound> bound) : bound_(std::move(bound)) {
+    bound_->process->listeners_ += 1;
+  }
   ~SimListener() override {
     Close();
     bound_->process->listeners_ -= 1;
@@ -204,7 +212,8 @@ class SimListener final : public Listener {
   Task<Result<std::unique_ptr<Stream>>> Accept() override {
     const auto bound = bound_;
     while (!bound->closed && bound->backlog.empty()) co_await bound->changed.Wait();
-    if (bound->closed) co_return Fail(ErrorId::kClosed, fmt::format("accept at {}", ToString(bound->at)));
+    if (bound->closed)
+      co_return Fail(ErrorId::kClosed, fmt::format("accept at {}", ToString(bound->at)));
     std::unique_ptr<Stream> stream = std::move(bound->backlog.front());
     bound->backlog.pop_front();
     co_return stream;
@@ -224,7 +233,8 @@ class SimListener final : public Listener {
 SimNet::~SimNet() = default;
 
 SimHost& SimNet::AddHost(std::string name, std::string boot_id, std::vector<IpAddress> addresses) {
-  hosts_.push_back(std::make_unique<SimHost>(std::move(name), std::move(boot_id), std::move(addresses)));
+  hosts_.push_back(
+      std::make_unique<SimHost>(std::move(name), std::move(boot_id), std::move(addresses)));
   return *hosts_.back();
 }
 
@@ -261,30 +271,36 @@ Result<std::unique_ptr<Listener>> SimNet::Listen(SimProcess& process, const Endp
   const bool ours = at.address.is_unspecified() || at.address.is_loopback() ||
                     std::find(own.begin(), own.end(), at.address) != own.end();
   if (!ours) return Fail(ErrorId::kAddressNotOurs, ToString(at));
-  std::erase_if(host.bound_, [](const auto& weak) { return weak.expired() || weak.lock()->closed; });
+  std::erase_if(host.bound_,
+                [](const auto& weak) { return weak.expired() || weak.lock()->closed; });
   const auto taken = [&host, &at](std::uint16_t port) {
     return std::any_of(host.bound_.begin(), host.bound_.end(), [&at, port](const auto& weak) {
       const auto bound = weak.lock();
       return bound->local_name.empty() && bound->at.port == port &&
-             (bound->at.address == at.address || bound->at.address.is_unspecified() || at.address.is_unspecified());
+             (bound->at.address == at.address || bound->at.address.is_unspecified() ||
+              at.address.is_unspecified());
     });
   };
   auto bound = std::make_shared<SimHost::Bound>();
   bound->process = &process;
   bound->at = at;
   bound->backlog_max = stream_options.backlog_max;
-  while (bound->at.port == 0 || (at.port == 0 && taken(bound->at.port))) bound->at.port = host.next_port_++;
+  while (bound->at.port == 0 || (at.port == 0 && taken(bound->at.port)))
+    bound->at.port = host.next_port_++;
   if (taken(bound->at.port)) return Fail(ErrorId::kPortTaken, ToString(at));
   host.bound_.push_back(bound);
   return std::make_unique<SimListener>(std::move(bound));
 }
 
-Result<std::unique_ptr<Listener>> SimNet::ListenLocal(SimProcess& process, const std::string& name) {
+Result<std::unique_ptr<Listener>> SimNet::ListenLocal(SimProcess& process,
+                                                      const std::string& name) {
   SimHost& host = process.host();
   if (process.is_dead()) return Fail(ErrorId::kListenFailed, "the process is dead");
-  std::erase_if(host.bound_, [](const auto& weak) { return weak.expired() || weak.lock()->closed; });
-  const bool taken = std::any_of(host.bound_.begin(), host.bound_.end(),
-                                 [&name](const auto& weak) { return weak.lock()->local_name == name; });
+  std::erase_if(host.bound_,
+                [](const auto& weak) { return weak.expired() || weak.lock()->closed; });
+  const bool taken = std::any_of(host.bound_.begin(), host.bound_.end(), [&name](const auto& weak) {
+    return weak.lock()->local_name == name;
+  });
   if (taken) return Fail(ErrorId::kPortTaken, "local name " + name);
   auto bound = std::make_shared<SimHost::Bound>();
   bound->process = &process;
@@ -294,7 +310,8 @@ Result<std::unique_ptr<Listener>> SimNet::ListenLocal(SimProcess& process, const
   return std::make_unique<SimListener>(std::move(bound));
 }
 
-Task<Result<std::unique_ptr<Stream>>> SimNet::Connect(SimProcess& process, Endpoint to, std::string local_name, Instant deadline) {
+Task<Result<std::unique_ptr<Stream>>> SimNet::Connect(SimProcess& process, Endpoint to,
+                                                      std::string local_name, Instant deadline) {
   const std::string name = local_name.empty() ? ToString(to) : "local name " + local_name;
   if (process.is_dead()) co_return Fail(ErrorId::kNetwork, name);
   const auto dial = std::make_shared<Dial>();
@@ -324,10 +341,12 @@ void SimNet::Try(const std::shared_ptr<Dial>& dial) {
   };
   if (to == nullptr) return again();
   SimLink& way = Link(from, *to);
-  const Duration there = way.latency + Duration(static_cast<std::int64_t>(random_.Below(static_cast<std::uint64_t>(way.jitter.count()) + 1)));
+  const Duration there = way.latency + Duration(static_cast<std::int64_t>(random_.Below(
+                                           static_cast<std::uint64_t>(way.jitter.count()) + 1)));
   if (Chance(way.loss)) return again();
   loop_.At(After(loop_.Now(), there), [this, dial, to, &from, again] {
-    if (to->silent_ || Link(from, *to).down || Link(*to, from).down || Chance(Link(*to, from).loss)) return again();
+    if (to->silent_ || Link(from, *to).down || Link(*to, from).down || Chance(Link(*to, from).loss))
+      return again();
     const Duration back = Link(*to, from).latency;
     std::shared_ptr<SimHost::Bound> bound;
     for (const auto& weak : to->bound_) {
@@ -342,7 +361,9 @@ void SimNet::Try(const std::shared_ptr<Dial>& dial) {
     }
     if (!bound) {
       loop_.At(After(loop_.Now(), back), [dial] {
-        dial->result.Set(Fail(ErrorId::kConnectRefused, dial->local_name.empty() ? ToString(dial->to) : dial->local_name, ECONNREFUSED));
+        dial->result.Set(Fail(ErrorId::kConnectRefused,
+                              dial->local_name.empty() ? ToString(dial->to) : dial->local_name,
+                              ECONNREFUSED));
       });
       return;
     }
@@ -355,13 +376,18 @@ void SimNet::Try(const std::shared_ptr<Dial>& dial) {
     server.process = bound->process;
     server.host = to;
     if (dial->local_name.empty()) {
-      const IpAddress own = dial->to.address.is_loopback() ? dial->to.address : from.addresses().front();
+      const IpAddress own =
+          dial->to.address.is_loopback() ? dial->to.address : from.addresses().front();
       client.local = {own, from.next_port_++};
       client.remote = dial->to;
       server.local = client.remote;
       server.remote = client.local;
     }
     connections_.push_back(connection);
+    for (int end = 0; end < 2; ++end) {
+      connection->ends[end].last_answer = loop_.Now();
+      KeepAlive(connection, end);
+    }
     bound->backlog.push_back(std::make_unique<SimStream>(*this, connection, 1));
     bound->changed.Notify();
     loop_.At(After(loop_.Now(), back), [this, dial, connection] {
@@ -377,9 +403,13 @@ void SimNet::Try(const std::shared_ptr<Dial>& dial) {
 
 Duration SimNet::Transit(SimLink& link, std::size_t bytes, Instant& link_free) {
   const Instant now = loop_.Now();
-  link_free = After(std::max(now, link_free), Duration(static_cast<std::int64_t>(static_cast<double>(bytes) * 1e9 / link.bytes_per_second)));
+  link_free = After(std::max(now, link_free),
+                    Duration(static_cast<std::int64_t>(static_cast<double>(bytes) * 1e9 /
+                                                       link.bytes_per_second)));
   Duration transit = link_free - now + link.latency;
-  if (link.jitter.count() > 0) transit += Duration(static_cast<std::int64_t>(random_.Below(static_cast<std::uint64_t>(link.jitter.count()) + 1)));
+  if (link.jitter.count() > 0)
+    transit += Duration(static_cast<std::int64_t>(
+        random_.Below(static_cast<std::uint64_t>(link.jitter.count()) + 1)));
   Duration again = kRetransmitMin;
   while (Chance(link.loss)) {
     transit += again;
@@ -402,7 +432,9 @@ void SimNet::Pump(const std::shared_ptr<Connection>& connection, int from) {
   while (pipe.unsent.size() > 0) {
     const std::size_t filled = pipe.received.size() + pipe.under_way_bytes;
     if (filled >= stream_options.receive_buffer_bytes) break;
-    const std::size_t most = std::min({pipe.unsent.size(), stream_options.receive_buffer_bytes - filled, stream_options.segment_bytes_max});
+    const std::size_t most =
+        std::min({pipe.unsent.size(), stream_options.receive_buffer_bytes - filled,
+                  stream_options.segment_bytes_max});
     Pipe::Segment segment;
     segment.bytes.resize(most);
     pipe.unsent.Take(segment.bytes);
@@ -441,19 +473,10 @@ void SimNet::Deliver(const std::shared_ptr<Connection>& connection, int from) {
       pipe.under_way.pop_front();
       return;
     }
-    if (pipe.first_failure == kNever) pipe.first_failure = loop_.Now();
-    if (loop_.Now() - pipe.first_failure >= kGiveUpAfter) {
-      pipe.under_way.clear();
-      sender.broken = Error{ErrorId::kConnectTimeout, "no answer for 15 minutes", ETIMEDOUT};
-      sender.readable.Notify();
-      sender.writable.Notify();
-      return;
-    }
     first.due = After(loop_.Now(), pipe.retry);
     pipe.retry = std::min(pipe.retry * 2, kRetransmitMax);
     return;
   }
-  pipe.first_failure = kNever;
   pipe.retry = kRetransmitMin;
   const Pipe::Segment segment = std::move(first);
   pipe.under_way.pop_front();
@@ -470,13 +493,15 @@ void SimNet::Deliver(const std::shared_ptr<Connection>& connection, int from) {
   if (segment.end) pipe.end_received = true;
   receiver.readable.Notify();
   if (!segment.bytes.empty()) {
-    loop_.At(After(loop_.Now(), Link(*receiver.host, *sender.host).latency), [this, connection, from, count = segment.bytes.size()] {
-      Acknowledge(connection, from, count, kRetransmitMin);
-    });
+    loop_.At(After(loop_.Now(), Link(*receiver.host, *sender.host).latency),
+             [this, connection, from, count = segment.bytes.size()] {
+               Acknowledge(connection, from, count, kRetransmitMin);
+             });
   }
 }
 
-void SimNet::Acknowledge(const std::shared_ptr<Connection>& connection, int from, std::size_t bytes, Duration retry) {
+void SimNet::Acknowledge(const std::shared_ptr<Connection>& connection, int from, std::size_t bytes,
+                         Duration retry) {
   End& sender = connection->ends[from];
   End& receiver = connection->ends[1 - from];
   if (connection->pipes[1 - from].lost) return;
@@ -489,6 +514,34 @@ void SimNet::Acknowledge(const std::shared_ptr<Connection>& connection, int from
   connection->pipes[from].unacknowledged -= bytes;
   sender.writable.Notify();
   Pump(connection, from);
+}
+
+// The kernel's probes, which end a connection over which nothing comes back any more.
+void SimNet::KeepAlive(const std::weak_ptr<Connection>& weak, int end) {
+  loop_.At(After(loop_.Now(), kKeepAliveInterval), [this, weak, end] {
+    const auto connection = weak.lock();
+    if (!connection) return;
+    End& mine = connection->ends[end];
+    End& other = connection->ends[1 - end];
+    if (mine.gone || mine.broken || mine.closed) return;
+    const bool answered = !connection->pipes[0].lost && !other.host->silent_ &&
+                          !Link(*mine.host, *other.host).down &&
+                          !Link(*other.host, *mine.host).down;
+    if (answered && other.gone) {  // its host does not know the connection
+      SendReset(connection, 1 - end);
+      return;
+    }
+    if (answered) mine.last_answer = loop_.Now();
+    if (loop_.Now() - mine.last_answer < kDeadPathMax) return KeepAlive(connection, end);
+    mine.gone = true;
+    mine.broken = Error{
+        ErrorId::kConnectTimeout,
+        fmt::format("connection {} to {}", ToString(mine.local), ToString(mine.remote)), ETIMEDOUT};
+    connection->pipes[end].unsent.Clear();
+    connection->pipes[end].under_way.clear();
+    mine.readable.Notify();
+    mine.writable.Notify();
+  });
 }
 
 // As the kernel does: what was written still goes out; what was not read makes it a reset.
@@ -529,7 +582,10 @@ void SimNet::Reset(Connection& connection, int end) {
   Pipe& pipe = connection.pipes[end];
   pipe.unsent.Clear();
   if (!mine.broken) {
-    mine.broken = Error{ErrorId::kConnectionClosed, fmt::format("connection {} to {}", ToString(mine.local), ToString(mine.remote)), ECONNRESET};
+    mine.broken =
+        Error{ErrorId::kConnectionClosed,
+              fmt::format("connection {} to {}", ToString(mine.local), ToString(mine.remote)),
+              ECONNRESET};
   }
   mine.readable.Notify();
   mine.writable.Notify();
@@ -538,7 +594,8 @@ void SimNet::Reset(Connection& connection, int end) {
 bool SimNet::CutOne(CutKind kind) {
   std::erase_if(connections_, [](const auto& weak) {
     const auto connection = weak.lock();
-    return !connection || connection->ends[0].closed || connection->ends[1].closed || connection->ends[0].gone || connection->ends[1].gone;
+    return !connection || connection->ends[0].closed || connection->ends[1].closed ||
+           connection->ends[0].gone || connection->ends[1].gone;
   });
   if (connections_.empty()) return false;
   const auto connection = connections_[random_.Below(connections_.size())].lock();

@@ -1,5 +1,5 @@
-// The simulated network: hosts, links between them, and connections that behave as TCP does under loss, delay,
-// back-pressure, partitions, cuts and the death of either end.
+// The simulated network: hosts, links between them, and connections that behave as TCP does under
+// loss, delay, back-pressure, partitions, cuts and the death of either end.
 #pragma once
 
 #include <array>
@@ -20,10 +20,10 @@ class SimProcess;
 /// One direction between two hosts.
 struct SimLink {
   Duration latency = std::chrono::microseconds(50);
-  Duration jitter{0};                  ///< Added to each segment, uniform in [0, jitter].
+  Duration jitter{0};  ///< Added to each segment, uniform in [0, jitter].
   double bytes_per_second = 1e9;
-  double loss = 0;                     ///< Share of the segments that are sent again, after a time-out that doubles.
-  bool down = false;                   ///< Nothing arrives; what is under way is sent again until it does.
+  double loss = 0;    ///< Share of the segments that are sent again, after a time-out that doubles.
+  bool down = false;  ///< Nothing arrives; what is under way is sent again until it does.
 };
 
 /// How connections behave, drawn small and odd by whoever simulates.
@@ -58,8 +58,8 @@ class SimHost {
 };
 
 enum class CutKind : std::uint8_t {
-  kBothNotice,   ///< Both ends are reset.
-  kOneNotices,   ///< One end is reset; to the other it looks like silence.
+  kBothNotice,     ///< Both ends are reset.
+  kOneNotices,     ///< One end is reset; to the other it looks like silence.
   kNobodyNotices,  ///< Bytes vanish both ways, for ever.
 };
 
@@ -76,7 +76,8 @@ class SimNet {
   // ---- what processes see ----
   Result<std::unique_ptr<Listener>> Listen(SimProcess& process, const Endpoint& at);
   Result<std::unique_ptr<Listener>> ListenLocal(SimProcess& process, const std::string& name);
-  Task<Result<std::unique_ptr<Stream>>> Connect(SimProcess& process, Endpoint to, std::string local_name, Instant deadline);
+  Task<Result<std::unique_ptr<Stream>>> Connect(SimProcess& process, Endpoint to,
+                                                std::string local_name, Instant deadline);
   [[nodiscard]] SimHost* FindHost(const SimProcess& from, const IpAddress& address);
   [[nodiscard]] SimHost* FindHost(const std::string& name);
 
@@ -85,7 +86,8 @@ class SimNet {
   bool CutOne(CutKind kind);
   /// The process's sockets go: its kernel closes them, or (silently) nobody does.
   void Abandon(SimProcess& process, bool silently);
-  /// A host without power answers nothing, until it is switched on again; then it resets what it does not know.
+  /// A host without power answers nothing, until it is switched on again; then it resets what it
+  /// does not know.
   void SetSilent(SimHost& host, bool silent) { host.silent_ = silent; }
 
  private:
@@ -100,7 +102,9 @@ class SimNet {
   void Pump(const std::shared_ptr<Connection>& connection, int from);
   void ScheduleDelivery(const std::shared_ptr<Connection>& connection, int from);
   void Deliver(const std::shared_ptr<Connection>& connection, int from);
-  void Acknowledge(const std::shared_ptr<Connection>& connection, int from, std::size_t bytes, Duration retry);
+  void Acknowledge(const std::shared_ptr<Connection>& connection, int from, std::size_t bytes,
+                   Duration retry);
+  void KeepAlive(const std::weak_ptr<Connection>& connection, int end);
   void CloseEnd(const std::shared_ptr<Connection>& connection, int end);
   void SendReset(const std::shared_ptr<Connection>& connection, int from);
   void Reset(Connection& connection, int end);

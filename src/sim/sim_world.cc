@@ -45,7 +45,8 @@ class SimTimer final : public Timer {
     state_->call = std::move(call);
     state_->process.timers_ += 1;
     const std::uint64_t mine = ++state_->generation;
-    state_->process.turn().AddAt(state_->process.FromLocal(when), internal::MakeSimWork([state = state_, mine] {
+    state_->process.turn().AddAt(state_->process.FromLocal(when),
+                                 internal::MakeSimWork([state = state_, mine] {
                                    if (state->generation != mine || !state->call) return;
                                    state->process.timers_ -= 1;
                                    std::exchange(state->call, nullptr)();
@@ -66,20 +67,25 @@ class SimTimer final : public Timer {
     state_->process.timers_ -= 1;
     state_->call = nullptr;
   }
-  std::shared_ptr<State> state_;  // shared with the event, which stays queued when the timer is cancelled
+  std::shared_ptr<State>
+      state_;  // shared with the event, which stays queued when the timer is cancelled
 };
 
 namespace {
 
 class SimClock final : public Clock {
  public:
-  SimClock(SimProcess& process, SimLoop& loop, Duration wall_offset) : process_(process), loop_(loop), wall_offset_(wall_offset) {}
+  SimClock(SimProcess& process, SimLoop& loop, Duration wall_offset)
+      : process_(process), loop_(loop), wall_offset_(wall_offset) {}
   Instant Now() override { return process_.ToLocal(loop_.Now()); }
   WallTime WallNow() override {
     constexpr std::chrono::sys_days kBegin = std::chrono::year(2026) / 1 / 1;
-    return WallTime(kBegin) + std::chrono::duration_cast<WallTime::duration>(loop_.Now().time_since_epoch() + wall_offset_);
+    return WallTime(kBegin) + std::chrono::duration_cast<WallTime::duration>(
+                                  loop_.Now().time_since_epoch() + wall_offset_);
   }
-  std::unique_ptr<Timer> MakeTimer(const Executor&) override { return std::make_unique<SimTimer>(process_); }
+  std::unique_ptr<Timer> MakeTimer(const Executor&) override {
+    return std::make_unique<SimTimer>(process_);
+  }
 
  private:
   SimProcess& process_;
@@ -135,7 +141,8 @@ class SimWorker final : public Worker {
   }
   static void Schedule(const std::shared_ptr<State>& state) {
     constexpr Duration kTurnMax = std::chrono::microseconds(60);  // a wake-up, and the work
-    const Instant when = After(state->turn.loop().Now(), state->random.Between(Duration(0), kTurnMax));
+    const Instant when =
+        After(state->turn.loop().Now(), state->random.Between(Duration(0), kTurnMax));
     state->turn.AddAt(when, internal::MakeSimWork([state] {
                         if (state->queue.empty()) return;
                         RunOne(*state);
@@ -149,7 +156,9 @@ class SimWorker final : public Worker {
 class SimThreads final : public Threads {
  public:
   SimThreads(SimTurn& turn, SimRandom& random) : turn_(turn), random_(random) {}
-  std::unique_ptr<Worker> MakeWorker(WorkerUrgency) override { return std::make_unique<SimWorker>(turn_, random_); }
+  std::unique_ptr<Worker> MakeWorker(WorkerUrgency) override {
+    return std::make_unique<SimWorker>(turn_, random_);
+  }
 
  private:
   SimTurn& turn_;
@@ -158,22 +167,28 @@ class SimThreads final : public Threads {
 
 class SimNetworkView final : public Network {
  public:
-  SimNetworkView(SimNet& net, SimProcess& process, HostIdentity host) : net_(net), process_(process), host_(std::move(host)) {}
+  SimNetworkView(SimNet& net, SimProcess& process, HostIdentity host)
+      : net_(net), process_(process), host_(std::move(host)) {}
 
-  Result<std::unique_ptr<Listener>> Listen(const Executor&, const Endpoint& at) override { return net_.Listen(process_, at); }
+  Result<std::unique_ptr<Listener>> Listen(const Executor&, const Endpoint& at) override {
+    return net_.Listen(process_, at);
+  }
   Result<std::unique_ptr<Listener>> ListenLocal(const Executor&, const std::string& name) override {
     return net_.ListenLocal(process_, name);
   }
   Task<Result<std::unique_ptr<Stream>>> Connect(Executor, Endpoint to, Instant deadline) override {
     return net_.Connect(process_, to, {}, deadline);
   }
-  Task<Result<std::unique_ptr<Stream>>> ConnectLocal(Executor, std::string name, Instant deadline) override {
+  Task<Result<std::unique_ptr<Stream>>> ConnectLocal(Executor, std::string name,
+                                                     Instant deadline) override {
     return net_.Connect(process_, {}, std::move(name), deadline);
   }
   Task<Result<std::vector<IpAddress>>> Resolve(Executor, std::string host, Instant) override {
-    if (const Result<IpAddress> literal = ParseIpAddress(host)) co_return std::vector<IpAddress>{*literal};
+    if (const Result<IpAddress> literal = ParseIpAddress(host))
+      co_return std::vector<IpAddress>{*literal};
     const SimHost* const found = net_.FindHost(host);
-    if (found == nullptr) co_return Fail(ErrorId::kBadAddress, fmt::format("the name \"{}\" cannot be resolved", host));
+    if (found == nullptr)
+      co_return Fail(ErrorId::kBadAddress, fmt::format("the name \"{}\" cannot be resolved", host));
     co_return found->addresses();
   }
   std::vector<IpAddress> LocalAddresses() override {
@@ -205,7 +220,11 @@ struct SimProcess::Parts {
 };
 
 SimProcess::SimProcess(SimWorld& sim, SimHost& host, HostIdentity identity, Duration clock_offset)
-    : sim_(sim), host_(host), turn_(sim.loop_), executor_(SimExecutor(turn_)), clock_offset_(clock_offset) {
+    : sim_(sim),
+      host_(host),
+      turn_(sim.loop_),
+      executor_(SimExecutor(turn_)),
+      clock_offset_(clock_offset) {
   parts_ = std::make_unique<Parts>(*this, sim, std::move(identity), clock_offset / 1000);
 }
 
@@ -213,7 +232,9 @@ SimProcess::~SimProcess() = default;
 
 World& SimProcess::world() noexcept { return parts_->world; }
 
-SimProcess::Left SimProcess::left() const noexcept { return {turn_.outstanding(), streams_, listeners_, timers_}; }
+SimProcess::Left SimProcess::left() const noexcept {
+  return {turn_.outstanding(), streams_, listeners_, timers_};
+}
 
 SimWorld::SimWorld(std::uint64_t seed) : random_(seed), net_(loop_, random_) {}
 
@@ -233,7 +254,8 @@ SimProcess& SimWorld::Start(SimHost& host) {
   identity.process = static_cast<std::int64_t>(1000 + processes_.size());
   identity.process_namespace = "pid:[1]";
   const Duration offset = random_.Between(Duration(0), Duration(std::chrono::hours(1000)));
-  processes_.push_back(std::unique_ptr<SimProcess>(new SimProcess(*this, host, std::move(identity), offset)));
+  processes_.push_back(
+      std::unique_ptr<SimProcess>(new SimProcess(*this, host, std::move(identity), offset)));
   return *processes_.back();
 }
 
@@ -262,7 +284,8 @@ void SimWorld::Crash(SimProcess& process, CrashKind kind) {
   if (process.dead_) return;
   if (kind == CrashKind::kPowerLost) net_.SetSilent(process.host_, true);
   for (const auto& each : processes_) {
-    const bool falls = each.get() == &process || (kind == CrashKind::kPowerLost && &each->host_ == &process.host_);
+    const bool falls =
+        each.get() == &process || (kind == CrashKind::kPowerLost && &each->host_ == &process.host_);
     if (!falls || each->dead_) continue;
     each->dead_ = true;
     each->turn_.Freeze();

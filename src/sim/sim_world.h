@@ -1,5 +1,6 @@
-// The simulated World: processes on hosts, all in one thread, under simulated time. All chance comes from one seed, so that
-// a seed replays a run exactly. docs/design/simulator.md says what is simulated and what is not.
+// The simulated World: processes on hosts, all in one thread, under simulated time. All chance
+// comes from one seed, so that a seed replays a run exactly. docs/design/simulator.md says what is
+// simulated and what is not.
 #pragma once
 
 #include <map>
@@ -20,13 +21,22 @@ class SimRandom final : public Random {
   explicit SimRandom(std::uint64_t seed);
   std::uint64_t Next() override;
   /// Uniform in [low, high].
-  [[nodiscard]] std::uint64_t Between(std::uint64_t low, std::uint64_t high) { return low + Below(high - low + 1); }
+  [[nodiscard]] std::uint64_t Between(std::uint64_t low, std::uint64_t high) {
+    return low + Below(high - low + 1);
+  }
   [[nodiscard]] Duration Between(Duration low, Duration high) {
-    return Duration(static_cast<std::int64_t>(Between(static_cast<std::uint64_t>(low.count()), static_cast<std::uint64_t>(high.count()))));
+    return Duration(static_cast<std::int64_t>(Between(static_cast<std::uint64_t>(low.count()),
+                                                      static_cast<std::uint64_t>(high.count()))));
   }
   /// Small values as likely as large ones: the number of digits is what is drawn.
   [[nodiscard]] std::uint64_t Skewed(std::uint64_t low, std::uint64_t high);
-  [[nodiscard]] bool Chance(double share) { return static_cast<double>(Next() >> 11) * 0x1.0p-53 < share; }
+  [[nodiscard]] Duration Skewed(Duration low, Duration high) {
+    return Duration(static_cast<std::int64_t>(
+        Skewed(static_cast<std::uint64_t>(low.count()), static_cast<std::uint64_t>(high.count()))));
+  }
+  [[nodiscard]] bool Chance(double share) {
+    return static_cast<double>(Next() >> 11) * 0x1.0p-53 < share;
+  }
 
  private:
   std::array<std::uint64_t, 4> state_{};
@@ -34,7 +44,8 @@ class SimRandom final : public Random {
 
 enum class CrashKind : std::uint8_t {
   kKilled,     ///< Its kernel lives and closes its connections.
-  kPowerLost,  ///< The host is gone with everything on it: peers hear nothing. Until a process is started there again.
+  kPowerLost,  ///< The host is gone with everything on it: peers hear nothing. Until a process is
+               ///< started there again.
 };
 
 class SimWorld;
@@ -51,8 +62,12 @@ class SimProcess {
   [[nodiscard]] SimTurn& turn() noexcept { return turn_; }
   [[nodiscard]] bool is_dead() const noexcept { return dead_; }
   /// What its clock shows at simulated instant `when`, and the reverse.
-  [[nodiscard]] Instant ToLocal(Instant when) const noexcept { return when == kNever ? when : when + clock_offset_; }
-  [[nodiscard]] Instant FromLocal(Instant when) const noexcept { return when == kNever ? when : when - clock_offset_; }
+  [[nodiscard]] Instant ToLocal(Instant when) const noexcept {
+    return when == kNever ? when : when + clock_offset_;
+  }
+  [[nodiscard]] Instant FromLocal(Instant when) const noexcept {
+    return when == kNever ? when : when - clock_offset_;
+  }
 
   /// What it has not given back. After an orderly end of everything in it: nothing.
   struct Left {
@@ -60,7 +75,9 @@ class SimProcess {
     std::size_t streams = 0;
     std::size_t listeners = 0;
     std::size_t timers = 0;
-    [[nodiscard]] bool nothing() const noexcept { return coroutines + streams + listeners + timers == 0; }
+    [[nodiscard]] bool nothing() const noexcept {
+      return coroutines + streams + listeners + timers == 0;
+    }
   };
   [[nodiscard]] Left left() const noexcept;
 
@@ -112,8 +129,8 @@ class SimWorld {
 
   /// At once: nothing of the process runs any more, and nothing leaves it.
   void Crash(SimProcess& process, CrashKind kind);
-  /// Lets the coroutines of a dead process run again, cut off from everybody, so that its owner can take it down and look
-  /// whether anything is left.
+  /// Lets the coroutines of a dead process run again, cut off from everybody, so that its owner can
+  /// take it down and look whether anything is left.
   void Exhume(SimProcess& process);
   /// Stops the process for a while, as SIGSTOP does: its kernel goes on, its peers wait.
   void Stall(SimProcess& process, Duration duration);

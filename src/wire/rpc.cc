@@ -83,7 +83,7 @@ void RpcConnection::Tick() {
   if (closed_) return;
   const Instant now = world_.clock.Now();
   if (now - last_heard_ >= limits_.dead_after) {
-    Close(Error{ErrorId::kPeerGone, fmt::format("{} has been silent for {:.0f} s", Describe(peer()),
+    Close(Error{ErrorId::kConnectionClosed, fmt::format("{} has been silent for {:.0f} s", Describe(peer()),
                                                 std::chrono::duration<double>(now - last_heard_).count())});
     return;
   }

@@ -24,6 +24,7 @@ enum class Method : std::uint16_t {
   kListRegions = 1,
   kForgetRegions = 2,
   kNotify = 3,
+  kEndTransfers = 4,
   kRegister = 16,
   kWithdraw = 17,
   kListRecords = 18,

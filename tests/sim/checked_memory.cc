@@ -20,7 +20,10 @@ void FillDrawn(MutableBytes bytes, SimRandom& random) {
 }  // namespace
 
 CheckedMemory::CheckedMemory(MutableBytes memory, SimRandom& random)
-    : memory_(memory), expected_(memory.size()), alternative_(memory.size()), states_(memory.size(), State::kFree) {
+    : memory_(memory),
+      expected_(memory.size()),
+      alternative_(memory.size()),
+      states_(memory.size(), State::kFree) {
   FillDrawn(expected_, random);
   std::copy(expected_.begin(), expected_.end(), memory_.begin());
 }
@@ -31,7 +34,8 @@ void CheckedMemory::Mark(std::uint64_t offset, std::uint64_t length, State state
 
 bool CheckedMemory::IsFree(std::uint64_t offset, std::uint64_t length) const {
   const auto begin = states_.begin() + static_cast<std::ptrdiff_t>(offset);
-  return std::all_of(begin, begin + static_cast<std::ptrdiff_t>(length), [](State state) { return state == State::kFree; });
+  return std::all_of(begin, begin + static_cast<std::ptrdiff_t>(length),
+                     [](State state) { return state == State::kFree; });
 }
 
 void CheckedMemory::Expect(std::uint64_t offset, Bytes bytes) {
@@ -45,13 +49,15 @@ bool CheckedMemory::Has(std::uint64_t offset, Bytes bytes) const {
 }
 
 void CheckedMemory::Settle(std::uint64_t offset, std::uint64_t length) {
-  std::copy_n(alternative_.begin() + static_cast<std::ptrdiff_t>(offset), length, expected_.begin() + static_cast<std::ptrdiff_t>(offset));
+  std::copy_n(alternative_.begin() + static_cast<std::ptrdiff_t>(offset), length,
+              expected_.begin() + static_cast<std::ptrdiff_t>(offset));
   Mark(offset, length, State::kFree);
 }
 
 void CheckedMemory::Scribble(std::uint64_t offset, std::uint64_t length, SimRandom& random) {
   FillDrawn(MutableBytes(expected_).subspan(offset, length), random);
-  std::copy_n(expected_.begin() + static_cast<std::ptrdiff_t>(offset), length, memory_.begin() + static_cast<std::ptrdiff_t>(offset));
+  std::copy_n(expected_.begin() + static_cast<std::ptrdiff_t>(offset), length,
+              memory_.begin() + static_cast<std::ptrdiff_t>(offset));
   Mark(offset, length, State::kFree);
 }
 
@@ -59,13 +65,16 @@ void CheckedMemory::Retire() { final_.emplace(memory_.begin(), memory_.end()); }
 
 std::optional<std::string> CheckedMemory::Check(std::uint64_t offset, std::uint64_t length) const {
   if (final_) return std::nullopt;
-  if (std::memcmp(memory_.data() + offset, expected_.data() + offset, length) == 0) return std::nullopt;
+  if (std::memcmp(memory_.data() + offset, expected_.data() + offset, length) == 0)
+    return std::nullopt;
   for (std::uint64_t i = offset; i < offset + length; ++i) {
     if (memory_[i] == expected_[i]) continue;
     const bool may_be_new = states_[i] == State::kIncoming || states_[i] == State::kTainted;
     if (may_be_new && memory_[i] == alternative_[i]) continue;
-    constexpr std::array kNames = {"nobody may change", "a batch only reads", "a batch is writing", "a batch may have written"};
-    return fmt::format("byte {}, which {}, is {:02x} instead of {:02x}", i, kNames[static_cast<std::size_t>(states_[i])],
+    constexpr std::array kNames = {"nobody may change", "a batch only reads", "a batch is writing",
+                                   "a batch may have written"};
+    return fmt::format("byte {}, which {}, is {:02x} instead of {:02x}", i,
+                       kNames[static_cast<std::size_t>(states_[i])],
                        static_cast<unsigned>(memory_[i]), static_cast<unsigned>(expected_[i]));
   }
   return std::nullopt;

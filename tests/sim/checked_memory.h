@@ -1,4 +1,5 @@
-// Memory with an opinion: knows for each byte which values it may have now, and who still has a right to change it.
+// Memory with an opinion: knows for each byte which values it may have now, and who still has a
+// right to change it.
 #pragma once
 
 #include <cstdint>

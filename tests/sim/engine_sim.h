@@ -1,4 +1,5 @@
-// A simulated cluster of engines under drawn load and drawn faults, and the checker of what they did.
+// A simulated cluster of engines under drawn load and drawn faults, and the checker of what they
+// did.
 #pragma once
 
 #include <cstdint>
@@ -11,15 +12,15 @@ namespace mooncake {
 
 struct SimOutcome {
   std::uint64_t seed = 0;
-  std::uint64_t digest = 0;              ///< Over the ordered history and the number of events.
-  std::vector<std::string> violations;   ///< What must not happen and did; at most 20.
-  std::vector<std::string> history;      ///< Empty unless asked for.
-  std::string shape;                     ///< "4 engines, tcp+fake, P2PHANDSHAKE".
+  std::uint64_t digest = 0;             ///< Over the ordered history and the number of events.
+  std::vector<std::string> violations;  ///< What must not happen and did; at most 20.
+  std::vector<std::string> history;     ///< Empty unless asked for.
+  std::string shape;                    ///< "4 engines, tcp+fake, P2PHANDSHAKE".
   std::uint64_t events = 0;
   std::uint64_t batches = 0;
   std::uint64_t succeeded = 0;
   std::uint64_t notifications = 0;
-  std::uint64_t faults = 0;              ///< Cuts, partitions, stalls, crashes, restarts.
+  std::uint64_t faults = 0;  ///< Cuts, partitions, stalls, crashes, restarts.
   Duration simulated{0};
 };
 

@@ -25,7 +25,8 @@ TEST_F(EngineSimulation, ThirtySeedsHold) {
   for (std::uint64_t seed = 1; seed <= kSeeds; ++seed) {
     const SimOutcome outcome = RunEngineSim(seed, false);
     for (const std::string& violation : outcome.violations) {
-      ADD_FAILURE() << "seed " << seed << ": " << violation << "; replay with ./run sim --seed " << seed;
+      ADD_FAILURE() << "seed " << seed << ": " << violation << "; replay with ./run sim --seed "
+                    << seed;
     }
     succeeded += outcome.succeeded;
     notifications += outcome.notifications;
@@ -45,12 +46,14 @@ TEST_F(EngineSimulation, ASeedIsTheWholeStory) {
     EXPECT_FALSE(first.history.empty());
     EXPECT_NE(first.digest, RunEngineSim(seed + 1000, false).digest);
     // And in another process, whose addresses are other ones.
-    const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe").parent_path() / "../bin/mooncake_sim";
+    const std::filesystem::path program =
+        std::filesystem::read_symlink("/proc/self/exe").parent_path() / "../bin/mooncake_sim";
     FILE* const other = ::popen(fmt::format("{} --seed {}", program.string(), seed).c_str(), "r");
     ASSERT_NE(other, nullptr);
     std::string text;
     std::array<char, 4096> block{};
-    while (const std::size_t count = std::fread(block.data(), 1, block.size(), other)) text.append(block.data(), count);
+    while (const std::size_t count = std::fread(block.data(), 1, block.size(), other))
+      text.append(block.data(), count);
     EXPECT_EQ(::pclose(other), 0) << text;
     EXPECT_NE(text.find(fmt::format("digest {:016x}", first.digest)), std::string::npos) << text;
   }

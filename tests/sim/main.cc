@@ -22,7 +22,8 @@ int main(int argc, char** argv) {
   app.add_option("--first", first, "The first of them.")->capture_default_str();
   const CLI::Option* const one = app.add_option("--seed", seed, "Runs exactly this one.");
   app.add_flag("-v,--verbose", verbose, "Prints the history; with --seed.");
-  app.add_option("--log", log, "Log level of what runs inside: debug, info, warn, error, off.")->capture_default_str();
+  app.add_option("--log", log, "Log level of what runs inside: debug, info, warn, error, off.")
+      ->capture_default_str();
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -33,7 +34,8 @@ int main(int argc, char** argv) {
     return 2;
   }
   mooncake::KeepWarnings();
-  // Runs take and give back the same buffers over and over: keep them instead of asking the kernel each time.
+  // Runs take and give back the same buffers over and over: keep them instead of asking the kernel
+  // each time.
   ::mallopt(M_MMAP_THRESHOLD, 64 << 20);
   ::mallopt(M_TRIM_THRESHOLD, 512 << 20);
 
@@ -58,7 +60,9 @@ int main(int argc, char** argv) {
     faults += outcome.faults;
     simulated += std::chrono::duration<double>(outcome.simulated).count();
     for (const std::string& line : outcome.history) fmt::print("{}\n", line);
-    if (*one) fmt::print("seed {}: {}; {} events, digest {:016x}\n", outcome.seed, outcome.shape, outcome.events, outcome.digest);
+    if (*one)
+      fmt::print("seed {}: {}; {} events, digest {:016x}\n", outcome.seed, outcome.shape,
+                 outcome.events, outcome.digest);
     if (outcome.violations.empty()) continue;
     failed += 1;
     fmt::print("seed {} ({}):\n", outcome.seed, outcome.shape);
@@ -67,7 +71,10 @@ int main(int argc, char** argv) {
     std::fflush(stdout);
   }
   const double took = std::chrono::duration<double>(clock.Now() - begin).count();
-  fmt::print("{} seeds, {} failed: {} events, {} batches ({} done), {} faults, {:.0f} simulated s in {:.1f} s ({:.0f} seeds/s)\n", seeds,
-             failed, events, batches, succeeded, faults, simulated, took, static_cast<double>(seeds) / took);
+  fmt::print(
+      "{} seeds, {} failed: {} events, {} batches ({} done), {} faults, {:.0f} simulated s in "
+      "{:.1f} s ({:.0f} seeds/s)\n",
+      seeds, failed, events, batches, succeeded, faults, simulated, took,
+      static_cast<double>(seeds) / took);
   return failed == 0 ? 0 : 1;
 }

@@ -20,7 +20,8 @@ void FakeWire::Leave(const InstanceId& id) {
   joined_.erase(id);
 }
 
-std::shared_ptr<const RegionTable> FakeWire::Reach(const InstanceId& from, const InstanceId& to) const {
+std::shared_ptr<const RegionTable> FakeWire::Reach(const InstanceId& from,
+                                                   const InstanceId& to) const {
   if (reaches_ && !(reaches_(from, to) && reaches_(to, from))) return nullptr;
   const std::lock_guard lock(mutex_);
   const auto found = joined_.find(to);
@@ -35,7 +36,8 @@ bool Chance(Random& random, double share) {
 
 class FakePath final : public Path, public std::enable_shared_from_this<FakePath> {
  public:
-  FakePath(World& world, FakeWire& wire, InstanceId self, std::shared_ptr<const PeerInfo> peer, const FakeOptions& options)
+  FakePath(World& world, FakeWire& wire, InstanceId self, std::shared_ptr<const PeerInfo> peer,
+           const FakeOptions& options)
       : world_(world), wire_(wire), self_(self), peer_(std::move(peer)), options_(options) {}
 
   std::optional<Duration> Estimate(const Transfer&) const override { return options_.fixed_cost; }
@@ -59,7 +61,8 @@ class FakePath final : public Path, public std::enable_shared_from_this<FakePath
     operation->transfer = &transfer;
     operation->done = std::move(done);
     if (gate_.closed()) return operation->End(Fail(Closed()));
-    if (Status checked = CheckTransfer(transfer, *peer_->regions); !checked) return operation->End(std::move(checked));
+    if (Status checked = CheckTransfer(transfer, *peer_->regions); !checked)
+      return operation->End(std::move(checked));
     operation->pieces = Cut(transfer);
     operation->timer = world_.clock.MakeTimer(world_.data);
     std::erase_if(operations_, [](const auto& o) { return !o->done; });
@@ -95,7 +98,8 @@ class FakePath final : public Path, public std::enable_shared_from_this<FakePath
     std::vector<Slice> pieces;
     for (const Slice& slice : transfer.slices) {
       for (std::uint64_t offset = 0; offset < slice.length_bytes;) {
-        const std::uint64_t length = std::min(slice.length_bytes - offset, options_.piece_bytes_max);
+        const std::uint64_t length =
+            std::min(slice.length_bytes - offset, options_.piece_bytes_max);
         pieces.push_back({slice.local + offset, slice.region, slice.offset + offset, length});
         offset += length;
       }
@@ -107,7 +111,8 @@ class FakePath final : public Path, public std::enable_shared_from_this<FakePath
       }
     }
     if (options_.reorder) {
-      for (std::size_t i = pieces.size(); i > 1; --i) std::swap(pieces[i - 1], pieces[world_.random.Below(i)]);
+      for (std::size_t i = pieces.size(); i > 1; --i)
+        std::swap(pieces[i - 1], pieces[world_.random.Below(i)]);
     }
     return pieces;
   }
@@ -117,16 +122,19 @@ class FakePath final : public Path, public std::enable_shared_from_this<FakePath
     const Transfer& transfer = *operation->transfer;
     while (operation->done) {
       if (gate_.closed()) return operation->End(Fail(Closed()));
-      if (Status pace = CheckPace(transfer, world_.clock); !pace) return operation->End(std::move(pace));
+      if (Status pace = CheckPace(transfer, world_.clock); !pace)
+        return operation->End(std::move(pace));
       if (operation->pieces.empty()) return operation->End({});
       if (operation->due == Instant{} && options_.delay_max > Duration(0)) {
-        const auto delay = static_cast<std::int64_t>(world_.random.Below(static_cast<std::uint64_t>(options_.delay_max.count()) + 1));
+        const auto delay = static_cast<std::int64_t>(
+            world_.random.Below(static_cast<std::uint64_t>(options_.delay_max.count()) + 1));
         operation->due = After(world_.clock.Now(), Duration(delay));
       }
       if (operation->due > world_.clock.Now()) {
-        operation->timer->At(std::min(operation->due, transfer.deadline), [this, weak = std::weak_ptr<Operation>(operation)] {
-          if (const auto waiting = weak.lock()) Continue(waiting);
-        });
+        operation->timer->At(std::min(operation->due, transfer.deadline),
+                             [this, weak = std::weak_ptr<Operation>(operation)] {
+                               if (const auto waiting = weak.lock()) Continue(waiting);
+                             });
         return;
       }
       operation->due = Instant{};
@@ -157,8 +165,10 @@ class FakePath final : public Path, public std::enable_shared_from_this<FakePath
     return CopyPiece(direction, piece, *there, region->key);
   }
 
-  static Status CopyPiece(Direction direction, const Slice& piece, const RegionTable& there, RegionKey key) {
-    MC_TRY(const PinnedRange range, there.Resolve(piece.region, key, piece.offset, piece.length_bytes, WantedAccess(direction)));
+  static Status CopyPiece(Direction direction, const Slice& piece, const RegionTable& there,
+                          RegionKey key) {
+    MC_TRY(const PinnedRange range, there.Resolve(piece.region, key, piece.offset,
+                                                  piece.length_bytes, WantedAccess(direction)));
     if (direction == Direction::kWrite) {
       std::memcpy(range.bytes().data(), piece.local, piece.length_bytes);
     } else {
@@ -168,7 +178,8 @@ class FakePath final : public Path, public std::enable_shared_from_this<FakePath
   }
 
   void EndAll() {
-    for (const OperationPtr& operation : std::exchange(operations_, {})) operation->End(Fail(Closed()));
+    for (const OperationPtr& operation : std::exchange(operations_, {}))
+      operation->End(Fail(Closed()));
   }
 
   World& world_;
@@ -182,7 +193,8 @@ class FakePath final : public Path, public std::enable_shared_from_this<FakePath
 
 class FakeTransport final : public Transport {
  public:
-  FakeTransport(World& world, FakeWire& wire, InstanceId self, std::shared_ptr<const RegionTable> regions, FakeOptions options)
+  FakeTransport(World& world, FakeWire& wire, InstanceId self,
+                std::shared_ptr<const RegionTable> regions, FakeOptions options)
       : world_(world), wire_(wire), self_(self), options_(options) {
     wire_.Join(self_, std::move(regions));
   }
@@ -191,7 +203,8 @@ class FakeTransport final : public Transport {
   std::string Advertise() const override { return "1"; }
 
   Task<Result<std::shared_ptr<Path>>> Open(std::shared_ptr<const PeerInfo> peer, Instant) override {
-    if (options_.delay_max > Duration(0)) co_await world_.clock.SleepFor(world_.control, options_.delay_max);
+    if (options_.delay_max > Duration(0))
+      co_await world_.clock.SleepFor(world_.control, options_.delay_max);
     if (closed_) co_return Fail(ErrorId::kClosed, "the transport stops");
     if (!wire_.Reach(self_, peer->id) || Chance(world_.random, options_.refusals)) {
       co_return Fail(ErrorId::kPathFailed, "the wire does not reach " + peer->label);
@@ -202,7 +215,10 @@ class FakeTransport final : public Transport {
     co_return path;
   }
 
-  void Serve(std::shared_ptr<Stream> stream, std::shared_ptr<const PeerInfo>) override { stream->Close(); }
+  void Serve(std::shared_ptr<Stream> stream, std::shared_ptr<const PeerInfo>) override {
+    stream->Close();
+  }
+  void EndTransfersOf(const InstanceId&) override {}  // nothing lands after a path has reported
 
   void Close() noexcept override {
     closed_ = true;
@@ -224,7 +240,8 @@ class FakeTransport final : public Transport {
 }  // namespace
 
 std::unique_ptr<Transport> MakeFakeTransport(World& world, FakeWire& wire, InstanceId self,
-                                             std::shared_ptr<const RegionTable> regions, FakeOptions options) {
+                                             std::shared_ptr<const RegionTable> regions,
+                                             FakeOptions options) {
   return std::make_unique<FakeTransport>(world, wire, self, std::move(regions), options);
 }
 

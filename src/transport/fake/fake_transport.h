@@ -1,5 +1,6 @@
-// A transport between engines of one process, for the simulator and for tests of the engine: it copies memory, with delays,
-// in another order, in pieces some of which land twice, and breaks half-way when it is told to.
+// A transport between engines of one process, for the simulator and for tests of the engine: it
+// copies memory, with delays, in another order, in pieces some of which land twice, and breaks
+// half-way when it is told to.
 #pragma once
 
 #include <functional>
@@ -21,7 +22,8 @@ class FakeWire {
   void Join(const InstanceId& id, std::shared_ptr<const RegionTable> regions);
   void Leave(const InstanceId& id);
   /// The regions of `to`, unless it cannot be reached from `from`.
-  [[nodiscard]] std::shared_ptr<const RegionTable> Reach(const InstanceId& from, const InstanceId& to) const;
+  [[nodiscard]] std::shared_ptr<const RegionTable> Reach(const InstanceId& from,
+                                                         const InstanceId& to) const;
 
  private:
   const Reaches reaches_;
@@ -30,18 +32,20 @@ class FakeWire {
 };
 
 struct FakeOptions {
-  bool synchronous = false;             ///< Run() on the caller's thread, all in one instant; else Start().
+  bool synchronous = false;  ///< Run() on the caller's thread, all in one instant; else Start().
   std::uint64_t piece_bytes_max = 2 << 20;
-  Duration delay_max{0};                ///< Before each piece, uniform in [0, delay_max].
-  bool reorder = false;                 ///< Pieces of a transfer land in a drawn order.
-  double repeats = 0;                   ///< Share of the written pieces that land again, before the transfer ends.
-  double failures = 0;                  ///< Share of the pieces of which only a beginning lands; then the path is dead.
-  double refusals = 0;                  ///< Share of the attempts to open a path that fail.
-  Duration fixed_cost{1000};            ///< What a transfer is said to take, whatever its size.
+  Duration delay_max{0};  ///< Before each piece, uniform in [0, delay_max].
+  bool reorder = false;   ///< Pieces of a transfer land in a drawn order.
+  double repeats = 0;  ///< Share of the written pieces that land again, before the transfer ends.
+  double failures =
+      0;  ///< Share of the pieces of which only a beginning lands; then the path is dead.
+  double refusals = 0;        ///< Share of the attempts to open a path that fail.
+  Duration fixed_cost{1000};  ///< What a transfer is said to take, whatever its size.
 };
 
 /// `wire` and `world` outlive the transport.
-[[nodiscard]] std::unique_ptr<Transport> MakeFakeTransport(World& world, FakeWire& wire, InstanceId self,
-                                                           std::shared_ptr<const RegionTable> regions, FakeOptions options);
+[[nodiscard]] std::unique_ptr<Transport> MakeFakeTransport(
+    World& world, FakeWire& wire, InstanceId self, std::shared_ptr<const RegionTable> regions,
+    FakeOptions options);
 
 }  // namespace mooncake

@@ -32,6 +32,7 @@ class LocalTransport final : public Transport {
   }
 
   void Serve(std::shared_ptr<Stream> stream, std::shared_ptr<const PeerInfo>) override { stream->Close(); }
+  void EndTransfersOf(const InstanceId&) override {}  // a transfer is over when Run() returns
 
   void Close() noexcept override {
     for (const auto& weak : std::exchange(paths_, {})) {

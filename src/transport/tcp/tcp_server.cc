@@ -38,8 +38,8 @@ Result<Resolved> Resolve(const RegionTable& regions, const DataBody& body, Acces
 
 class DataServer {
  public:
-  DataServer(std::shared_ptr<Stream> stream, std::shared_ptr<const TcpServerContext> context)
-      : reader_(std::move(stream)), shared_(std::move(context)), context_(*shared_) {}
+  DataServer(std::shared_ptr<ServedLane> lane, std::shared_ptr<const TcpServerContext> context)
+      : lane_(std::move(lane)), reader_(lane_->stream), shared_(std::move(context)), context_(*shared_) {}
 
   Task<Status> Run() {
     for (;;) {
@@ -50,6 +50,7 @@ class DataServer {
       if (!read) co_return Fail(read.error());
       const Result<DataBody> body = DecodeDataBody(AsBytes(text));
       if (!body) co_return Fail(body.error());
+      if (lane_->ended) co_return Fail(Ended());
       Status handled = Fail(ErrorId::kBadFrame, "neither a write nor a read");
       if (header->kind == FrameKind::kWrite) {
         if (body->total_bytes != header->payload_bytes) co_return Fail(ErrorId::kBadFrame, "payload and gather list differ");
@@ -73,6 +74,7 @@ class DataServer {
     std::uint32_t crc = 0;
     if (direct) {
       for (const MutableBytes range : resolved->ranges) {
+        if (lane_->ended) co_return Fail(Ended());  // the reader may hold more of it
         const Status read = co_await reader_.ReadExact(range);
         if (!read) co_return Fail(read.error());
         crc = context_.copy.Crc32c(range.data(), range.size(), crc);
@@ -82,6 +84,7 @@ class DataServer {
       const MutableBytes staged = MutableBytes(staging_).first(body.total_bytes);
       const Status read = co_await reader_.ReadExact(staged);
       if (!read) co_return Fail(read.error());
+      if (lane_->ended) co_return Fail(Ended());
       crc = context_.copy.Crc32c(staged.data(), staged.size(), 0);
       if (crc == body.payload_crc32c) {
         const std::byte* from = staged.data();
@@ -170,8 +173,10 @@ class DataServer {
     co_return co_await reader_.ReadExact(skipped);
   }
 
+  static Error Ended() { return {ErrorId::kClosed, "the peer has given this connection up"}; }
   void Stage(std::size_t count) { staging_.resize(std::max(staging_.size(), count)); }
 
+  std::shared_ptr<ServedLane> lane_;  // shared with the transport, which may end it
   BufferedReader reader_;
   std::shared_ptr<const TcpServerContext> shared_;
   const TcpServerContext& context_;
@@ -182,8 +187,9 @@ class DataServer {
 
 }  // namespace
 
-Task<void> ServeTcpData(std::shared_ptr<Stream> stream, std::shared_ptr<const TcpServerContext> context) {
-  DataServer server(stream, std::move(context));
+Task<void> ServeTcpData(std::shared_ptr<ServedLane> lane, std::shared_ptr<const TcpServerContext> context) {
+  const std::shared_ptr<Stream> stream = lane->stream;
+  DataServer server(std::move(lane), std::move(context));
   const Status ended = co_await server.Run();
   if (!ended && ended.error().code() == Errc::kCorrupt) {
     MC_LOG(info, "{}", Within("data connection from " + ToString(stream->remote()), ended.error()).Text());

@@ -18,8 +18,20 @@ struct TcpServerContext {
   Counter& corrupt_frames;
 };
 
+/// One connection that is served. On the data loop.
+struct ServedLane {
+  std::shared_ptr<Stream> stream;
+  InstanceId peer;
+  bool ended = false;
+  /// What has arrived and is not in its place yet is dropped.
+  void End() {
+    ended = true;
+    stream->Close();
+  }
+};
+
 /// Serves until the stream ends or says something that is no data frame. On the stream's loop. The context is shared with
 /// the connections that it serves: they end after the transport that accepted them.
-[[nodiscard]] Task<void> ServeTcpData(std::shared_ptr<Stream> stream, std::shared_ptr<const TcpServerContext> context);
+[[nodiscard]] Task<void> ServeTcpData(std::shared_ptr<ServedLane> lane, std::shared_ptr<const TcpServerContext> context);
 
 }  // namespace mooncake

@@ -46,11 +46,19 @@ class TcpTransport final : public Transport {
     co_return path;
   }
 
-  void Serve(std::shared_ptr<Stream> stream, std::shared_ptr<const PeerInfo>) override {
+  void Serve(std::shared_ptr<Stream> stream, std::shared_ptr<const PeerInfo> peer) override {
     if (closed_) return stream->Close();
-    std::erase_if(served_, [](const std::weak_ptr<Stream>& s) { return s.expired(); });
-    served_.push_back(stream);
-    Spawn(world_.data, ServeTcpData(std::move(stream), server_));
+    std::erase_if(served_, [](const std::weak_ptr<ServedLane>& l) { return l.expired(); });
+    auto lane = std::make_shared<ServedLane>(ServedLane{std::move(stream), peer->id});
+    served_.push_back(lane);
+    Spawn(world_.data, ServeTcpData(std::move(lane), server_));
+  }
+
+  void EndTransfersOf(const InstanceId& peer) override {
+    for (const auto& weak : served_) {
+      const auto lane = weak.lock();
+      if (lane && lane->peer == peer) lane->End();
+    }
   }
 
   void Close() noexcept override {
@@ -59,9 +67,9 @@ class TcpTransport final : public Transport {
     for (const auto& weak : paths_) {
       if (const auto path = weak.lock()) path->Close();
     }
-    Post(world_.data, [streams = served_] {
-      for (const auto& weak : streams) {
-        if (const auto stream = weak.lock()) stream->Close();
+    Post(world_.data, [lanes = served_] {
+      for (const auto& weak : lanes) {
+        if (const auto lane = weak.lock()) lane->End();
       }
     });
   }
@@ -76,7 +84,7 @@ class TcpTransport final : public Transport {
   std::shared_ptr<const TcpServerContext> server_;
   std::atomic<bool> closed_ = false;
   std::vector<std::weak_ptr<TcpPath>> paths_;
-  std::vector<std::weak_ptr<Stream>> served_;
+  std::vector<std::weak_ptr<ServedLane>> served_;
 };
 
 }  // namespace
