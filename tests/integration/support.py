@@ -39,8 +39,9 @@ def wait_until(condition, seconds, what):
 
 def free_port(host="127.0.0.1"):
     """A port that was free a moment ago; for programs of others, which cannot choose one themselves."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.bind((host.strip("[]"), 0))
         return probe.getsockname()[1]
 
 
@@ -89,6 +90,17 @@ class Namespace:
         if isinstance(outcome[0], BaseException):
             raise outcome[0]
         return outcome[0]
+
+    def connect(self, other, address, others_address):
+        """A cable between the two, with an address at each end."""
+        self.link, others_link = f"{self.name[-8:]}a", f"{self.name[-8:]}b"
+        self._ip("link", "add", self.link, "netns", self.name, "type", "veth", "peer", "name", others_link, "netns", other.name)
+        for namespace, link, own in ((self, self.link, address), (other, others_link, others_address)):
+            self._ip("-n", namespace.name, "addr", "add", own, "dev", link)
+            self._ip("-n", namespace.name, "link", "set", link, "up")
+
+    def set_link(self, up):
+        self._ip("-n", self.name, "link", "set", self.link, "up" if up else "down")
 
     def close(self):
         subprocess.run(["ip", "netns", "del", self.name], check=False, capture_output=True)
