@@ -39,7 +39,9 @@ int RunInstance(CommandInput& input) {
   const CopyEngine copy = CopyEngine::Measure(world.clock);
   Result<std::unique_ptr<Instance>> instance = Instance::Open(world, input.options, copy, AddTransports);
   if (!instance) return Report(instance.error());
-  fmt::print("{} is ready at http://{}\n", (*instance)->label(), ToString((*instance)->endpoint()));
+  Endpoint at = (*instance)->endpoint();
+  if (at.address.is_unspecified()) at.address = IpAddress::LoopbackV4();  // it listens everywhere; a person needs an address
+  fmt::print("{} is ready at http://{}\n", (*instance)->label(), ToString(at));
   std::fflush(stdout);
   stop->get_future().wait();
   MC_LOG(info, "draining");
