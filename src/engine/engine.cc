@@ -325,8 +325,8 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
           if (last.id == ErrorId::kPeerGone || last.id == ErrorId::kClosed) co_return Fail(last);
           const Instant next = std::min(transfer.deadline, After(now, kRetryDelay));
           co_await world.clock.SleepUntil(world.control, next);
-          continue;
         }
+        continue;  // also when it is connected: it may not be any more
       }
       if (!peer->regions()->KnowsAll(transfer.slices)) {
         if (std::exchange(refreshed, true)) co_return Fail(ErrorId::kRegionUnknown, "at " + Describe(peer->identity()));
