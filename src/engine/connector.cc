@@ -116,7 +116,8 @@ Task<Status> Connector::Reconnect(std::shared_ptr<PeerImpl> peer, Instant deadli
   record.identity = peer->identity();  // this process and no successor: region numbers are its own
   auto connect = Connect(std::move(record), deadline);
   const Result<std::shared_ptr<PeerImpl>> again = co_await std::move(connect);
-  if (again) co_return Status{};
+  if (again && *again == peer) co_return Status{};
+  if (again) co_return Fail(ErrorId::kPeerGone, Describe(peer->identity()) + " was given up before, and is connected anew");
   const Error& error = again.error();
   if (error.id != ErrorId::kConnectRefused && error.id != ErrorId::kWrongPeer) co_return Fail(error);
   // Nothing, or another process, listens where it was: it will not come back under this id.

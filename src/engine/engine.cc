@@ -271,11 +271,16 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
       Spawn(self->world.control, [](std::shared_ptr<Impl> me, std::shared_ptr<BatchImpl> b) -> Task<void> {
         Status outcome = co_await me->Drive(b);
         b->Finish(std::move(outcome));
-        me->active -= 1;
-        if (me->active == 0) me->idle.Notify();
+        me->Ended();
       }(self, batch));
     });
     return batch;
+  }
+
+  // A batch or a notification: Close() waits for the last one.
+  void Ended() {
+    active -= 1;
+    if (active == 0) idle.Notify();
   }
 
   Task<Status> Drive(std::shared_ptr<BatchImpl> batch) {
@@ -325,8 +330,8 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
           if (last.id == ErrorId::kPeerGone || last.id == ErrorId::kClosed) co_return Fail(last);
           const Instant next = std::min(transfer.deadline, After(now, kRetryDelay));
           co_await world.clock.SleepUntil(world.control, next);
-          continue;
         }
+        continue;  // also when it is connected: it may not be any more
       }
       if (!peer->regions()->KnowsAll(transfer.slices)) {
         if (std::exchange(refreshed, true)) co_return Fail(ErrorId::kRegionUnknown, "at " + Describe(peer->identity()));
@@ -467,7 +472,7 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
   std::map<RegionId, std::unique_ptr<SharedSegment>> segments;  // guarded by segments_mutex
   std::atomic<bool> closed = false;
   std::atomic<bool> stop_populating = false;
-  std::size_t active = 0;  // batches being driven
+  std::size_t active = 0;  // batches being driven, and notifications
   Signal idle;
   std::unique_ptr<Worker> worker;      // copies that nobody waits for on a thread of their own, and unmapping
   std::unique_ptr<Worker> background;  // populates memory
@@ -568,8 +573,12 @@ std::shared_ptr<Batch> Engine::Submit(const PeerPtr& peer, Direction direction, 
 
 Task<Status> Engine::Notify(PeerPtr peer, std::string name, std::string message, Instant deadline) {
   const auto impl = impl_;
+  if (impl->closed) co_return Fail(ErrorId::kClosed, "the engine stops");
+  impl->active += 1;
   auto notify = impl->Notify(std::static_pointer_cast<PeerImpl>(peer), std::move(name), std::move(message), deadline);
-  co_return co_await std::move(notify);
+  Status status = co_await std::move(notify);
+  impl->Ended();
+  co_return status;
 }
 
 std::vector<Notification> Engine::TakeNotifications() { return impl_->notifications.Take(); }

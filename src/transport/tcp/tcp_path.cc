@@ -296,7 +296,9 @@ Task<Status> TcpPath::ReceiveFailure(Lane& lane, const FrameHeader& header) {
 
 void TcpPath::Answered(const OperationPtr& operation, Status status) {
   operation->frames -= 1;
-  if (!status) {
+  if (operation->outcome) {
+    Report(operation);  // its transfer may be gone already
+  } else if (!status) {
     Finish(operation, std::move(status));
   } else if (operation->frames == 0 && operation->all_sent()) {
     Finish(operation, {});
