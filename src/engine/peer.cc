@@ -190,7 +190,7 @@ void PeerImpl::Failed(const PathChoice& choice, const Error& error) {
     if (choice.slot->path != choice.path) return;
     choice.slot->coming = true;  // at once: whoever finds no path now must wait for it
     choice.slot->path = nullptr;
-    if (!choice.path->is_synchronous()) choice.slot->loose_ends = true;
+    if (choice.slot->transport->lands_late()) choice.slot->loose_ends = true;
     choice.slot->reason = error.context;
   }
   choice.path->Close();
@@ -264,7 +264,7 @@ void PeerImpl::ClosePaths(const Error& cause) {
     {
       const std::lock_guard lock(slot->mutex);
       path = std::exchange(slot->path, nullptr);
-      if (path && !path->is_synchronous()) slot->loose_ends = true;
+      if (path && slot->transport->lands_late()) slot->loose_ends = true;
       if (path) slot->reason = cause.context;
     }
     if (path) path->Close();

@@ -101,8 +101,10 @@ class Transport {
   /// Serves a connection on which a peer asked for this transport. On the data loop. Transports that use no
   /// connection of the common port close it.
   virtual void Serve(std::shared_ptr<Stream> stream, std::shared_ptr<const PeerInfo> peer) = 0;
+  /// Whether bytes that were sent over a path may still land at the peer after the path was closed.
+  [[nodiscard]] virtual bool lands_late() const noexcept = 0;
   /// The peer has lost its path to this process and will try again: when this returns, nothing that it sent over the old one
-  /// lands any more. On the data loop. Asked for only where paths are not synchronous.
+  /// lands any more. On the data loop. Asked for only where bytes land late.
   virtual void EndTransfersOf(const InstanceId& peer) = 0;
   /// Stops serving and ends all paths. Afterwards no thread of this transport touches registered memory.
   virtual void Close() noexcept = 0;

@@ -189,6 +189,7 @@ class CmaTransport final : public Transport {
   }
 
   void Serve(std::shared_ptr<Stream> stream, std::shared_ptr<const PeerInfo>) override { stream->Close(); }
+  bool lands_late() const noexcept override { return false; }
   void EndTransfersOf(const InstanceId&) override {}  // a copy is over when Run() returns
 
   void Close() noexcept override {

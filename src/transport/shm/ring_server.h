@@ -22,6 +22,10 @@ class RingServer : public std::enable_shared_from_this<RingServer> {
   [[nodiscard]] static Task<void> Serve(std::shared_ptr<RingServer> self);
   /// When this returns, no region is touched any more. Any thread; idempotent.
   void Close() noexcept;
+  /// Close(), if the initiator has given the ring up.
+  void CloseIfAbandoned() noexcept {
+    if (header_.abandoned.load(std::memory_order_seq_cst) != 0) Close();
+  }
   [[nodiscard]] bool ended() const noexcept { return ended_.load(std::memory_order_acquire); }
 
  private:

@@ -48,10 +48,10 @@ Task<void> ShmService::AcceptLoop(std::shared_ptr<ShmService> self) {
 }
 
 Task<void> ShmService::Serve(std::shared_ptr<ShmService> self, std::shared_ptr<LocalSocket> socket) {
-  bool introduced = false;
+  InstanceId introduced;  // as whom; empty until then
   std::vector<std::shared_ptr<RingServer>> rings;
   for (;;) {
-    const Instant deadline = introduced ? kNever : After(self->world_.clock.Now(), kHelloTimeout);
+    const Instant deadline = !introduced.empty() ? kNever : After(self->world_.clock.Now(), kHelloTimeout);
     Result<LocalMessage> message = co_await socket->Receive(deadline);
     if (!message) break;
     const std::optional<MessageHeader> header = DecodeHeader(message->bytes);
@@ -66,21 +66,21 @@ Task<void> ShmService::Serve(std::shared_ptr<ShmService> self, std::shared_ptr<L
     const int fd = answer.descriptor.get();
     const std::span<const int> descriptors(&fd, answer.descriptor ? 1 : 0);
     const Status sent = co_await socket->Send(bytes, descriptors, After(self->world_.clock.Now(), kSendTimeout));
-    if (!sent || !introduced) break;
+    if (!sent || introduced.empty()) break;
   }
   for (const std::shared_ptr<RingServer>& ring : rings) ring->Close();
   socket->Close();
   self->sockets_.erase(socket);
 }
 
-ShmService::Answer ShmService::Handle(LocalMessage& message, bool& introduced, std::vector<std::shared_ptr<RingServer>>& rings) {
+ShmService::Answer ShmService::Handle(LocalMessage& message, InstanceId& introduced, std::vector<std::shared_ptr<RingServer>>& rings) {
   Answer answer;
-  if (const auto hello = DecodeBody<Hello>(message.bytes); hello && !introduced) {
-    introduced = hello->peer == self_ && hello->nonce == advertisement_.nonce;
-    if (!introduced) answer.error = Number(ErrorId::kWrongPeer);
+  if (const auto hello = DecodeBody<Hello>(message.bytes); hello && introduced.empty()) {
+    if (hello->peer == self_ && hello->nonce == advertisement_.nonce) introduced = hello->self;
+    if (introduced.empty()) answer.error = Number(ErrorId::kWrongPeer);
     return answer;
   }
-  if (const auto map = DecodeBody<Map>(message.bytes); map && introduced) {
+  if (const auto map = DecodeBody<Map>(message.bytes); map && !introduced.empty()) {
     const auto access = static_cast<Access>(map->access & 3U);
     Result<std::pair<UniqueFd, std::uint64_t>> found = regions_->ResolveSegment(RegionId{map->region}, RegionKey{map->key}, access);
     if (!found) {
@@ -91,7 +91,7 @@ ShmService::Answer ShmService::Handle(LocalMessage& message, bool& introduced, s
     }
     return answer;
   }
-  if (const auto ring = DecodeBody<Ring>(message.bytes); ring && introduced && message.descriptors.size() == 2) {
+  if (const auto ring = DecodeBody<Ring>(message.bytes); ring && !introduced.empty() && message.descriptors.size() == 2) {
     std::erase_if(rings, [](const auto& r) { return r->ended(); });
     if (rings.size() >= kRingsPerPeerMax || ring->ring_bytes != kRingBytes) {
       answer.error = Number(ErrorId::kPeerBusy);
@@ -108,8 +108,8 @@ ShmService::Answer ShmService::Handle(LocalMessage& message, bool& introduced, s
       answer.error = Number(ErrorId::kClosed);
       return answer;
     }
-    std::erase_if(rings_, [](const auto& r) { return r.expired(); });
-    rings_.push_back(*server);
+    std::erase_if(rings_, [](const auto& entry) { return entry.second.expired(); });
+    rings_.emplace_back(introduced, *server);
     rings.push_back(*server);
     Spawn(world_.data, RingServer::Serve(*server));
     return answer;
@@ -118,14 +118,25 @@ ShmService::Answer ShmService::Handle(LocalMessage& message, bool& introduced, s
   return answer;
 }
 
+void ShmService::EndRingsOf(const InstanceId& peer) noexcept {
+  std::vector<std::shared_ptr<RingServer>> rings;
+  {
+    const std::lock_guard lock(rings_mutex_);
+    for (const auto& [owner, weak] : rings_) {
+      if (auto ring = weak.lock(); ring && owner == peer) rings.push_back(std::move(ring));
+    }
+  }
+  for (const auto& ring : rings) ring->CloseIfAbandoned();
+}
+
 void ShmService::Close() noexcept {
-  std::vector<std::weak_ptr<RingServer>> rings;
+  std::vector<std::pair<InstanceId, std::weak_ptr<RingServer>>> rings;
   {
     const std::lock_guard lock(rings_mutex_);
     closed_ = true;
     rings = std::exchange(rings_, {});
   }
-  for (const auto& weak : rings) {
+  for (const auto& [owner, weak] : rings) {
     if (const auto ring = weak.lock()) ring->Close();
   }
   Post(world_.control, [self = shared_from_this()] {

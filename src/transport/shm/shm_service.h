@@ -20,6 +20,8 @@ class ShmService : public std::enable_shared_from_this<ShmService> {
                                                                 std::shared_ptr<const RegionTable> regions);
   [[nodiscard]] const Advertisement& advertisement() const noexcept { return advertisement_; }
   [[nodiscard]] InstanceId self() const noexcept { return self_; }
+  /// What `peer` has posted to its rings and nobody waits for is dropped; when this returns, nothing of it lands. Any thread.
+  void EndRingsOf(const InstanceId& peer) noexcept;
   /// Any thread; when it returns no ring touches a region any more.
   void Close() noexcept;
 
@@ -33,7 +35,7 @@ class ShmService : public std::enable_shared_from_this<ShmService> {
     std::uint64_t length_bytes = 0;
     UniqueFd descriptor;
   };
-  [[nodiscard]] Answer Handle(LocalMessage& message, bool& introduced, std::vector<std::shared_ptr<RingServer>>& rings);
+  [[nodiscard]] Answer Handle(LocalMessage& message, InstanceId& introduced, std::vector<std::shared_ptr<RingServer>>& rings);
 
   World& world_;
   const InstanceId self_;
@@ -42,8 +44,8 @@ class ShmService : public std::enable_shared_from_this<ShmService> {
   const std::shared_ptr<LocalListener> listener_;
   std::unordered_set<std::shared_ptr<LocalSocket>> sockets_;
   std::mutex rings_mutex_;
-  std::vector<std::weak_ptr<RingServer>> rings_;  // guarded by rings_mutex_
-  bool closed_ = false;                           // guarded by rings_mutex_
+  std::vector<std::pair<InstanceId, std::weak_ptr<RingServer>>> rings_;  // by initiator; guarded by rings_mutex_
+  bool closed_ = false;                                                  // guarded by rings_mutex_
 };
 
 }  // namespace mooncake::shm

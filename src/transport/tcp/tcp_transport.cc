@@ -54,6 +54,7 @@ class TcpTransport final : public Transport {
     Spawn(world_.data, ServeTcpData(std::move(lane), server_));
   }
 
+  bool lands_late() const noexcept override { return true; }
   void EndTransfersOf(const InstanceId& peer) override {
     for (const auto& weak : served_) {
       const auto lane = weak.lock();
