@@ -1,6 +1,5 @@
 #include "memory/region_table.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 
 #include <mutex>
@@ -108,8 +107,7 @@ Result<std::pair<UniqueFd, std::uint64_t>> RegionTable::ResolveSegment(RegionId 
   if (region->segment == nullptr) {
     return Fail(ErrorId::kMapFailed, fmt::format("region {} was allocated by the application", static_cast<std::uint64_t>(id)));
   }
-  UniqueFd fd(::fcntl(region->segment->fd(Allows(wanted, Access::kWrite)), F_DUPFD_CLOEXEC, 0));
-  if (!fd) return Fail(ErrorId::kMapFailed, "duplicating a descriptor", errno);
+  MC_TRY(UniqueFd fd, region->segment->Duplicate(Allows(wanted, Access::kWrite)));
   return std::pair{std::move(fd), region->info.length_bytes};
 }
 
