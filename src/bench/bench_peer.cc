@@ -96,7 +96,7 @@ Task<Result<Reply>> BenchPeer::Answer(Frame request) {
   reply.set_limit_port(limit_server_->port());
   reply.set_user_region(static_cast<std::uint64_t>(user_region_.id));
   reply.set_mapped_region(static_cast<std::uint64_t>(mapped_region_.id));
-  reply.set_limit_base(reinterpret_cast<std::uint64_t>(limit_.bytes().data()));
+  reply.set_user_base(user_region_.base);
   reply.set_area_bytes(user_.bytes().size());
   co_return MakeReply(reply);
 }

@@ -188,13 +188,11 @@ class PingPongCall final : public BenchCall {
         back_(direction == Direction::kWrite ? 1 : row.bytes()) {
     MC_ASSERT(there_ <= kMessageBytesMax && back_ <= kMessageBytesMax);
   }
-  ~PingPongCall() override {
-    if (!begun_) return;
-    message_[0] = std::byte{1};
-    static_cast<void>(socket_.Send(Bytes(message_).first(there_)));
+  void Rest() override {
+    if (!std::exchange(begun_, false)) return;
+    const std::array<std::byte, kMessageBytesMax> end{std::byte{1}};
+    static_cast<void>(socket_.Send(Bytes(end).first(there_)));
   }
-  PingPongCall(const PingPongCall&) = delete;
-  PingPongCall& operator=(const PingPongCall&) = delete;
   Status Run(std::size_t) override {
     if (!std::exchange(begun_, true)) {
       const CommandBytes command{static_cast<std::uint64_t>(Command::kPingPong), there_, back_,

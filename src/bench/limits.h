@@ -24,6 +24,8 @@ class BenchCall {
   /// How often Run() is to be called for one call of the row; more than 1 where a command carries
   /// several.
   [[nodiscard]] virtual std::uint64_t calls_per_run() const noexcept { return 1; }
+  /// Nobody calls for a while: nothing may spin meanwhile.
+  virtual void Rest() {}
 };
 
 /// Copies of the row into (from) a second mapping of shared memory, with the kernel that does them
