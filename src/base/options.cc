@@ -103,7 +103,8 @@ Result<json::object> ParseFile(const Options::Sources& sources) {
   parse.allow_comments = true;
   parse.allow_trailing_commas = true;
   json::stream_parser parser({}, parse);
-  const std::size_t consumed = parser.write_some(sources.file_content, code);
+  // On an error inside a comment the parser says that it took more than there was.
+  const std::size_t consumed = std::min(parser.write_some(sources.file_content, code), sources.file_content.size());
   if (!code) parser.finish(code);
   if (code) {
     const auto line = 1 + std::count(sources.file_content.begin(),

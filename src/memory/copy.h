@@ -24,7 +24,7 @@ class CopyEngine {
 
   void Copy(void* to, const void* from, std::size_t length_bytes) const noexcept {
     if (length_bytes <= kTinyBytes) {
-      std::memcpy(to, from, length_bytes);
+      if (length_bytes > 0) std::memcpy(to, from, length_bytes);
       return;
     }
     choices_[ClassOf(length_bytes)].copy.copy(static_cast<std::byte*>(to), static_cast<const std::byte*>(from),

@@ -180,8 +180,8 @@ class EtcdClient {
 
 class EtcdDirectory final : public Directory {
  public:
-  EtcdDirectory(World& world, EtcdServers servers, std::string cluster)
-      : state_(std::make_shared<State>(world, std::move(servers), std::move(cluster))) {}
+  EtcdDirectory(World& world, EtcdServers servers, const std::string& cluster)
+      : state_(std::make_shared<State>(world, std::move(servers), cluster)) {}
   ~EtcdDirectory() override {
     Post(state_->world.control, [state = state_] { state->Stop(); });
   }
@@ -358,8 +358,8 @@ Result<EtcdServers> ParseEtcdServers(std::string_view connection) {
   return servers;
 }
 
-std::unique_ptr<Directory> MakeEtcdDirectory(World& world, EtcdServers servers, std::string cluster) {
-  return std::make_unique<EtcdDirectory>(world, std::move(servers), std::move(cluster));
+std::unique_ptr<Directory> MakeEtcdDirectory(World& world, EtcdServers servers, const std::string& cluster) {
+  return std::make_unique<EtcdDirectory>(world, std::move(servers), cluster);
 }
 
 }  // namespace mooncake
