@@ -8,8 +8,9 @@
 namespace mooncake {
 namespace {
 
-// Ranges longer than this are read straight into place; shorter ones by way of a buffer, many at a time.
-constexpr std::size_t kDirectBytesMin = 32 << 10;
+// Ranges that long on average are sent from where they lie; shorter ones by way of a buffer, as a system call with many short
+// pieces costs more than copying them.
+constexpr std::size_t kSendDirectBytesMin = 32 << 10;
 
 // The ranges of one frame, as memory of ours. Nothing is written before every range has been checked.
 struct Resolved {
@@ -39,7 +40,7 @@ Result<Resolved> Resolve(const RegionTable& regions, const DataBody& body, Acces
 class DataServer {
  public:
   DataServer(std::shared_ptr<ServedLane> lane, std::shared_ptr<const TcpServerContext> context)
-      : lane_(std::move(lane)), reader_(lane_->stream), shared_(std::move(context)), context_(*shared_) {}
+      : lane_(std::move(lane)), reader_(lane_->stream, kDataAheadBytes), shared_(std::move(context)), context_(*shared_) {}
 
   Task<Status> Run() {
     for (;;) {
@@ -70,15 +71,14 @@ class DataServer {
       if (!skipped) co_return skipped;
       co_return co_await Refuse(header.id, resolved.error());
     }
-    const bool direct = body.total_bytes >= kDirectBytesMin * std::max<std::size_t>(1, body.ranges.size());
+    const bool direct = body.total_bytes >= kReceiveDirectBytesMin * std::max<std::size_t>(1, body.ranges.size());
     std::uint32_t crc = 0;
     if (direct) {
-      for (const MutableBytes range : resolved->ranges) {
-        if (lane_->ended) co_return Fail(Ended());  // the reader may hold more of it
-        const Status read = co_await reader_.ReadExact(range);
-        if (!read) co_return Fail(read.error());
-        crc = context_.copy.Crc32c(range.data(), range.size(), crc);
-      }
+      std::vector<MutableBytes> into = resolved->ranges;
+      auto read_all = reader_.ReadExactV(into);
+      const Status read = co_await std::move(read_all);
+      if (!read) co_return Fail(read.error());
+      for (const MutableBytes range : resolved->ranges) crc = context_.copy.Crc32c(range.data(), range.size(), crc);
     } else {
       Stage(body.total_bytes);
       const MutableBytes staged = MutableBytes(staging_).first(body.total_bytes);
@@ -99,14 +99,15 @@ class DataServer {
       co_return co_await Refuse(header.id, Error{ErrorId::kChecksum, "a frame of a TCP write"});
     }
     context_.received_bytes.Add(body.total_bytes);
-    co_return co_await Acknowledge(header.id);
+    co_return co_await Acknowledge(header);
   }
 
-  // One acknowledgement covers every frame before it, so a frame whose successor is already here sends none.
-  Task<Status> Acknowledge(std::uint64_t id) {
+  // One acknowledgement covers every frame before it, so a frame whose successor is already here, or is said to follow, sends none.
+  Task<Status> Acknowledge(const FrameHeader& header) {
     constexpr std::uint32_t kUnacknowledgedMax = 4;
     unacknowledged_ += 1;
-    written_ = id;
+    written_ = header.id;
+    if ((header.flags & kFrameMoreFollows) != 0) co_return Status{};
     if (reader_.buffered().size() >= kFrameHeaderBytes && unacknowledged_ < kUnacknowledgedMax) co_return Status{};
     co_return co_await Flush();
   }
@@ -125,7 +126,7 @@ class DataServer {
     if (!flushed) co_return flushed;
     const Result<Resolved> resolved = Resolve(*context_.regions, body, Access::kRead);
     if (!resolved) co_return co_await Refuse(header.id, resolved.error());
-    const bool direct = body.total_bytes >= kDirectBytesMin * std::max<std::size_t>(1, body.ranges.size());
+    const bool direct = body.total_bytes >= kSendDirectBytesMin * std::max<std::size_t>(1, body.ranges.size());
     DataBody answer;
     std::vector<Bytes> buffers(2);
     if (direct) {
