@@ -151,7 +151,7 @@ class RealFiles final : public Files {
   }
 };
 
-constexpr std::size_t kPartsMax = 64;  // of one system call
+constexpr std::size_t kPartsMax = 160;  // of one system call
 
 // Without waiting: what is there or fits, -1 with errno. Longer lists are for the next call.
 ssize_t ReceiveNow(int fd, std::span<const MutableBytes> into) noexcept {

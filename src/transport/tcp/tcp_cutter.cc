@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <cstring>
+
 #include "transport/transfer_check.h"
 
 namespace mooncake {
@@ -9,7 +11,9 @@ namespace {
 
 // Slices longer than this go from where they lie into the socket; shorter ones are gathered in a buffer first, because
 // a system call with many short pieces costs more than copying them.
-constexpr std::size_t kDirectBytesMin = 16 << 10;
+constexpr std::size_t kDirectBytesMin = 2 << 10;
+constexpr std::size_t kSumTogetherBytesMax = 1 << 10;  // longer ones are summed while they are copied
+constexpr std::size_t kPrefetchAhead = 8;
 
 Status CheckSlice(const Slice& slice, const RegionInfo& region) {
   if (slice.offset <= region.length_bytes && slice.length_bytes <= region.length_bytes - slice.offset) return {};
@@ -40,7 +44,13 @@ Status CutFrame(const Transfer& transfer, const PeerRegions& regions, const Copy
   frame.local.clear();
   frame.payload_bytes = 0;
   if (write) frame.gathered_.resize(std::max(frame.gathered_.size(), std::min(payload_bytes_max, transfer.total_bytes)));
-  std::size_t gathered = 0;
+  std::size_t gathered = 0;  // of it, bytes so far,
+  std::size_t summed = 0;    // and how many of them the checksum contains
+  // Short pieces are summed together: a call for each would cost more than its bytes.
+  const auto sum_gathered = [&] {
+    list.payload_crc32c = copy.Crc32c(frame.gathered_.data() + summed, gathered - summed, list.payload_crc32c);
+    summed = gathered;
+  };
   const RegionInfo* region = nullptr;
   cursor.SkipEmpty(transfer);
   while (!cursor.AtEnd(transfer) && frame.payload_bytes < payload_bytes_max && list.ranges.size() < kWireRangesMax) {
@@ -58,11 +68,21 @@ Status CutFrame(const Transfer& transfer, const PeerRegions& regions, const Copy
     if (!write) {
       frame.local.emplace_back(local, length);
     } else if (length >= kDirectBytesMin) {
+      sum_gathered();
       list.payload_crc32c = copy.Crc32c(local, length, list.payload_crc32c);
       frame.payload.emplace_back(local, length);
     } else {
       std::byte* const to = frame.gathered_.data() + gathered;
-      list.payload_crc32c = copy.CopyCrc32c(to, local, length, list.payload_crc32c);
+      if (cursor.slice + kPrefetchAhead < transfer.slices.size()) {
+        __builtin_prefetch(transfer.slices[cursor.slice + kPrefetchAhead].local);
+      }
+      if (length < kSumTogetherBytesMax) {
+        std::memcpy(to, local, length);
+      } else {
+        sum_gathered();
+        list.payload_crc32c = copy.CopyCrc32c(to, local, length, list.payload_crc32c);
+        summed += length;
+      }
       const bool joins = !frame.payload.empty() && frame.payload.back().data() + frame.payload.back().size() == to;
       if (joins) {
         frame.payload.back() = Bytes(frame.payload.back().data(), frame.payload.back().size() + length);
@@ -75,6 +95,7 @@ Status CutFrame(const Transfer& transfer, const PeerRegions& regions, const Copy
     cursor.offset += length;
     cursor.SkipEmpty(transfer);
   }
+  sum_gathered();
   frame.header = {};
   frame.header.kind = write ? FrameKind::kWrite : FrameKind::kRead;
   Encode(list, frame.body);
