@@ -25,6 +25,7 @@
 #include <thread>
 
 #include "base/log.h"
+#include "base/outside_order.h"
 #include "base/worker.h"
 
 namespace mooncake {
@@ -159,6 +160,7 @@ class RealStream final : public Stream {
     error_code code;
     const std::size_t count = co_await socket_.async_read_some(
         asio::buffer(into.data(), into.size()), asio::redirect_error(asio::use_awaitable, code));
+    OrderAfterOutside();
     if (code) co_return Fail(Ended(code));
     co_return count;
   }
@@ -171,6 +173,7 @@ class RealStream final : public Stream {
     error_code code;
     const std::size_t count =
         co_await socket_.async_read_some(buffers, asio::redirect_error(asio::use_awaitable, code));
+    OrderAfterOutside();
     if (code) co_return Fail(Ended(code));
     co_return count;
   }
@@ -179,6 +182,7 @@ class RealStream final : public Stream {
     std::vector<asio::const_buffer> gathered;
     gathered.reserve(buffers.size());
     for (const Bytes& bytes : buffers) gathered.emplace_back(bytes.data(), bytes.size());
+    OrderBeforeOutside();
     error_code code;
     co_await asio::async_write(socket_, gathered, asio::redirect_error(asio::use_awaitable, code));
     if (code) co_return Fail(Failure(code));
