@@ -503,6 +503,12 @@ void YieldToEverybody() noexcept {
   ::pthread_setschedparam(::pthread_self(), SCHED_IDLE, &none);  // refused: it runs like the others
 }
 
+Duration ProcessCpuTime() noexcept {
+  timespec spent{};
+  ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &spent);
+  return std::chrono::seconds(spent.tv_sec) + std::chrono::nanoseconds(spent.tv_nsec);
+}
+
 std::string ReadEnvironment(const char* name) {
   const char* value = std::getenv(name);
   return value == nullptr ? std::string() : std::string(value);

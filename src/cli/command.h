@@ -38,6 +38,7 @@ struct Command {
 int Report(const Error& error);
 
 // One for each file of this folder.
+extern const Command kBenchTransferCommand;
 extern const Command kInstanceCommand;
 extern const Command kDirectoryCommand;
 extern const Command kModelsCommand;

@@ -5,28 +5,13 @@
 
 #include "base/log.h"
 #include "cli/command.h"
-#include "engine/engine.h"
+#include "cli/transports.h"
 #include "instance/instance.h"
 #include "instance/options.h"
 #include "memory/copy.h"
-#include "transport/cma/cma_transport.h"
-#include "transport/shm/shm_transport.h"
-#include "transport/tcp/tcp_transport.h"
 
 namespace mooncake {
 namespace {
-
-// Every transport of this program. To leave one out, leave its line out.
-void AddTransports(World& world, Metrics& metrics, Engine& engine, const CopyEngine& copy) {
-  if (Result<std::vector<std::unique_ptr<Transport>>> shared = MakeShmTransports(world, engine.identity().id, engine.regions(), copy)) {
-    for (std::unique_ptr<Transport>& transport : *shared) engine.AddTransport(std::move(transport));
-  } else {
-    MC_LOG(warn, "shm and ring are not in use: {}", shared.error().Text());
-  }
-  engine.AddTransport(MakeCmaTransport(world, engine.identity().id));
-  const auto introduce = [&engine] { return engine.Introduce(); };
-  engine.AddTransport(MakeTcpTransport(world, metrics, engine.regions(), copy, introduce, TcpOptions{}));
-}
 
 int RunInstance(CommandInput& input) {
   if (!input.words.empty()) return Report({ErrorId::kUsage, fmt::format("\"{}\" is no flag", input.words[0])});

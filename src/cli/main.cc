@@ -13,7 +13,8 @@ namespace mooncake {
 std::span<const Command> Commands() {
   static const std::array commands = {
       kInstanceCommand,     kStatusCommand, kDirectoryCommand, kReplayCommand,  kTraceGenerateCommand,
-      kTraceInspectCommand, kModelsCommand, kExplainCommand,   kOptionsCommand, kConfigExplainCommand};
+      kTraceInspectCommand, kModelsCommand, kExplainCommand,   kOptionsCommand, kConfigExplainCommand,
+      kBenchTransferCommand};
   return commands;
 }
 

@@ -11,6 +11,7 @@
 #include "engine/connector.h"
 #include "engine/notifications.h"
 #include "engine/region_messages.h"
+#include "transport/transfer_check.h"
 #include "wire/messages.pb.h"
 
 namespace mooncake {
@@ -225,38 +226,39 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
   // ---- moving bytes ----
   // Every range lies in registered memory, as a sender may use it (any access) and as a receiver must.
   Status CheckLocal(std::span<const Copy> copies) const {
-    RegionInfo last;
+    std::uint64_t base = 0;
+    std::uint64_t size = 0;
     for (const Copy& copy : copies) {
+      const std::uint64_t offset = reinterpret_cast<std::uint64_t>(copy.local) - base;
+      if (offset <= size && copy.length_bytes <= size - offset) continue;
       if (copy.length_bytes == 0) continue;
-      const auto begin = reinterpret_cast<std::uint64_t>(copy.local);
-      const std::uint64_t offset = begin - last.base;
-      if (last.length_bytes != 0 && begin >= last.base && offset <= last.length_bytes &&
-          copy.length_bytes <= last.length_bytes - offset) {
-        continue;
-      }
-      MC_TRY(last, regions->FindLocal(copy.local, copy.length_bytes));
+      MC_TRY(const MutableBytes around, regions->FindLocalBytes(copy.local, copy.length_bytes));
+      base = reinterpret_cast<std::uint64_t>(around.data());
+      size = around.size();
     }
     return {};
   }
 
   // The caller's own thread does everything, if a path is ready that allows it. nullopt: it must go the long way.
-  std::optional<Status> RunHere(const std::shared_ptr<PeerImpl>& peer, const Transfer& transfer) {
-    const PathChoice choice = peer->Choose(transfer);
+  std::optional<Status> RunHere(PeerImpl& peer, const Transfer& transfer) {
+    const PathChoice choice = peer.Choose(transfer);
     if (!choice.path || !choice.path->is_synchronous() || !choice.path->IsPrepared(transfer)) return std::nullopt;
-    Status status = RunTimed(*peer, choice, transfer);
+    Status status = RunTimed(peer, choice, transfer);
     if (!status && IsPathsFault(status.error())) return std::nullopt;
     return status;
   }
 
   Status RunTimed(PeerImpl& peer, const PathChoice& choice, const Transfer& transfer) {
-    const Instant begin = world.clock.Now();
+    // A look at the clock costs as much as a small copy.
+    const bool timed = CostModel::IsWorthObserving(transfer);
+    const Instant begin = timed ? world.clock.Now() : Instant{};
     Status status = choice.path->Run(transfer);
     if (status && !peer.is_connected()) {
       // A mapping outlives its owner: bytes that were written into a dead process are nowhere.
       status = Fail(ErrorId::kPeerGone, Describe(peer.identity()));
     }
     if (status) {
-      choice.slot->Record(transfer.total_bytes, world.clock.Now() - begin);
+      choice.slot->Record(transfer.total_bytes, timed ? world.clock.Now() - begin : Duration::zero());
     } else if (IsPathsFault(status.error())) {
       peer.Failed(choice, status.error());
     }
@@ -557,11 +559,12 @@ Result<PeerPtr> Engine::ConnectNow(const std::string& label, Instant deadline) {
 }
 
 Status Engine::Run(const PeerPtr& peer, Direction direction, std::span<const Copy> copies, const BatchOptions& options) {
-  const auto known = std::static_pointer_cast<PeerImpl>(peer);
-  if (!options.notify && known->is_connected() && !impl_->closed) {
+  auto& known = static_cast<PeerImpl&>(*peer);
+  if (!options.notify && known.is_connected() && !impl_->closed) {
     MC_TRY_STATUS(impl_->CheckLocal(copies));
     Transfer transfer = Summarise(direction, copies);
     transfer.deadline = options.deadline;
+    if (transfer.region_count == 1 && !copies.empty()) transfer.region = known.regions()->Find(copies.front().region);
     if (std::optional<Status> status = impl_->RunHere(known, transfer)) return std::move(*status);
   }
   return Submit(peer, direction, std::vector<Copy>(copies.begin(), copies.end()), options)->Wait();

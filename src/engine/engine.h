@@ -13,6 +13,7 @@
 #include "base/metrics.h"
 #include "base/world.h"
 #include "directory/directory.h"
+#include "memory/copy.h"
 #include "memory/region_table.h"
 #include "transport/transport.h"
 #include "wire/port_server.h"
@@ -147,6 +148,9 @@ class Engine {
   class Impl;
   std::shared_ptr<Impl> impl_;
 };
+
+/// The transports that a program wants, given to an engine before it starts. Filled in plain sight by the program.
+using TransportFactory = std::function<void(World&, Metrics&, Engine&, const CopyEngine&)>;
 
 /// A peer that this engine has met. Any thread, unless said otherwise.
 class Peer {

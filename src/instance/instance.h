@@ -6,16 +6,9 @@
 
 #include "base/options.h"
 #include "base/world.h"
-#include "transport/transport.h"
+#include "engine/engine.h"
 
 namespace mooncake {
-
-class CopyEngine;
-class Engine;
-class Metrics;
-
-/// The transports that this program wants, given to an engine before it starts. Filled in plain sight by the program.
-using TransportFactory = std::function<void(World&, Metrics&, Engine&, const CopyEngine&)>;
 
 class Instance {
  public:

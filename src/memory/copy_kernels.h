@@ -31,6 +31,8 @@ struct CrcKernel {
   CrcFunction crc;
 };
 
+/// The next access to `bytes` finds them in memory, where the processor can be told so.
+void FlushFromCaches(const std::byte* bytes, std::size_t length) noexcept;
 /// What this processor runs, memcpy first.
 [[nodiscard]] std::span<const CopyKernel> CopyKernels();
 [[nodiscard]] std::span<const CopyCrcKernel> CopyCrcKernels();

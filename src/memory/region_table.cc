@@ -1,6 +1,5 @@
 #include "memory/region_table.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 
 #include <mutex>
@@ -108,19 +107,28 @@ Result<std::pair<UniqueFd, std::uint64_t>> RegionTable::ResolveSegment(RegionId 
   if (region->segment == nullptr) {
     return Fail(ErrorId::kMapFailed, fmt::format("region {} was allocated by the application", static_cast<std::uint64_t>(id)));
   }
-  UniqueFd fd(::fcntl(region->segment->fd(Allows(wanted, Access::kWrite)), F_DUPFD_CLOEXEC, 0));
-  if (!fd) return Fail(ErrorId::kMapFailed, "duplicating a descriptor", errno);
+  MC_TRY(UniqueFd fd, region->segment->Duplicate(Allows(wanted, Access::kWrite)));
   return std::pair{std::move(fd), region->info.length_bytes};
 }
 
+const RegionInfo* RegionTable::Around(std::uint64_t begin, std::uint64_t length_bytes) const {
+  const auto next = by_base_.upper_bound(begin);
+  if (next == by_base_.begin()) return nullptr;
+  const RegionInfo& info = std::prev(next)->second->info;
+  const std::uint64_t offset = begin - info.base;
+  return offset <= info.length_bytes && length_bytes <= info.length_bytes - offset ? &info : nullptr;
+}
+
 Result<RegionInfo> RegionTable::FindLocal(const void* address, std::uint64_t length_bytes) const {
-  const std::uint64_t begin = AddressOf(address);
   const std::shared_lock lock(mutex_);
-  auto next = by_base_.upper_bound(begin);
-  if (next != by_base_.begin()) {
-    const RegionInfo& info = std::prev(next)->second->info;
-    const std::uint64_t offset = begin - info.base;
-    if (offset <= info.length_bytes && length_bytes <= info.length_bytes - offset) return info;
+  if (const RegionInfo* const info = Around(AddressOf(address), length_bytes)) return *info;
+  return Fail(ErrorId::kNotRegistered, fmt::format("{} bytes at {}", length_bytes, address));
+}
+
+Result<MutableBytes> RegionTable::FindLocalBytes(const void* address, std::uint64_t length_bytes) const {
+  const std::shared_lock lock(mutex_);
+  if (const RegionInfo* const info = Around(AddressOf(address), length_bytes)) {
+    return MutableBytes(reinterpret_cast<std::byte*>(info->base), info->length_bytes);
   }
   return Fail(ErrorId::kNotRegistered, fmt::format("{} bytes at {}", length_bytes, address));
 }

@@ -58,6 +58,12 @@ Result<std::unique_ptr<SharedSegment>> SharedSegment::Create(const std::string& 
 
 SharedSegment::~SharedSegment() { ::munmap(bytes_.data(), bytes_.size()); }
 
+Result<UniqueFd> SharedSegment::Duplicate(bool writable) const {
+  UniqueFd duplicate(::fcntl(fd(writable), F_DUPFD_CLOEXEC, 0));
+  if (!duplicate) return Fail(ErrorId::kMapFailed, "duplicating a descriptor", errno);
+  return duplicate;
+}
+
 void SharedSegment::Populate(const std::atomic<bool>* stop) const noexcept {
   constexpr std::uint64_t kChunkBytes = 16 << 20;
   for (std::uint64_t offset = 0; offset < bytes_.size(); offset += kChunkBytes) {

@@ -26,6 +26,8 @@ class SharedSegment {
   [[nodiscard]] MutableBytes bytes() const noexcept { return bytes_; }
   /// Borrowed. The read-only one cannot be mapped writable, by anybody.
   [[nodiscard]] int fd(bool writable) const noexcept { return writable ? writable_.get() : read_only_.get(); }
+  /// A descriptor of its own for whoever maps the memory too. kMapFailed.
+  [[nodiscard]] Result<UniqueFd> Duplicate(bool writable) const;
   /// Touches every page so that no later copy pays for the first touch (0.4 GB/s). Blocks; meant for a thread of its own.
   /// Returns early when `*stop` becomes true.
   void Populate(const std::atomic<bool>* stop) const noexcept;

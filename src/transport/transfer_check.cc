@@ -16,7 +16,8 @@ Error OutOfRegion(const Slice& slice, const RegionInfo& info) {
 }  // namespace
 
 Status CheckTransfer(const Transfer& transfer, const PeerRegions& regions) {
-  const RegionInfo* info = nullptr;
+  const RegionInfo* info = nullptr;  // of the slice before; the first of a transfer may be known
+  if (transfer.region != nullptr && Allows(transfer.region->access, WantedAccess(transfer.direction))) info = transfer.region;
   const Access wanted = WantedAccess(transfer.direction);
   for (const Slice& slice : transfer.slices) {
     if (info == nullptr || info->id != slice.region) {

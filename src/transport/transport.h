@@ -41,6 +41,7 @@ struct Transfer {
   std::span<const Slice> slices;
   std::uint64_t total_bytes = 0;
   std::uint32_t region_count = 1;      ///< Runs of slices of the same region: 1 means that all are of one.
+  const RegionInfo* region = nullptr;  ///< That one, where it has been looked up already (PeerRegions::Find()).
   Instant deadline = kNever;
   const std::atomic<bool>* cancelled = nullptr;  ///< Looked at between pieces of at most 2 MiB. May be null.
 };

@@ -32,6 +32,7 @@ enum class Method : std::uint16_t {
   kProbe = 48,
   kPrefill = 49,
   kGenerate = 50,
+  kBench = 64,
 };
 
 struct Reply {

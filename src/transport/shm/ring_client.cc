@@ -18,16 +18,17 @@ constexpr std::size_t kPrefetchAhead = 8;
 
 }  // namespace
 
-Result<RingClient::Made> RingClient::Make(World& world) {
+Result<RingClient::Made> RingClient::Make(World& world, const CopyEngine& copy) {
   MC_TRY(std::unique_ptr<SharedSegment> memory, SharedSegment::Create("mooncake ring", kRingBytes));
   memory->Populate(nullptr);
   MC_TRY(auto bells, Doorbell::MakePair());
-  std::shared_ptr<RingClient> client(new RingClient(world, std::move(memory), std::move(bells.first)));
+  std::shared_ptr<RingClient> client(new RingClient(world, copy, std::move(memory), std::move(bells.first)));
   return Made{std::move(client), std::move(bells.second)};
 }
 
-RingClient::RingClient(World& world, std::unique_ptr<SharedSegment> memory, std::unique_ptr<Doorbell> bell)
+RingClient::RingClient(World& world, const CopyEngine& copy, std::unique_ptr<SharedSegment> memory, std::unique_ptr<Doorbell> bell)
     : world_(world),
+      copy_(copy),
       memory_(std::move(memory)),
       bell_(std::move(bell)),
       header_(*new (memory_->bytes().data()) RingHeader{}),
@@ -167,7 +168,11 @@ Status RingClient::Reap(const Transfer& transfer, bool scatter) {
     const std::byte* from = SlotBytes(memory_->bytes().data(), reaped_) + list_bytes_[reaped_ % kRingSlots];
     for (std::size_t i = 0; i < pieces.size(); ++i) {
       if (i + kPrefetchAhead < pieces.size()) __builtin_prefetch(pieces[i + kPrefetchAhead].local, 1);
-      std::memcpy(pieces[i].local, from, pieces[i].length_bytes);
+      if (transfer.total_bytes >= CopyEngine::kBulkBytesMin) {
+        copy_.CopyInBulk(pieces[i].local, from, pieces[i].length_bytes);
+      } else {
+        std::memcpy(pieces[i].local, from, pieces[i].length_bytes);
+      }
       from += pieces[i].length_bytes;
     }
   }

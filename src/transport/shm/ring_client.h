@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/local_socket.h"
+#include "memory/copy.h"
 #include "memory/shared_segment.h"
 #include "transport/shm/ring_layout.h"
 #include "transport/transfer_check.h"
@@ -20,7 +21,7 @@ class RingClient {
     UniqueFd target_bell;
   };
   /// Allocates 2 MiB and touches them. kMemoryShortage, kMapFailed, kNetwork.
-  [[nodiscard]] static Result<Made> Make(World& world);
+  [[nodiscard]] static Result<Made> Make(World& world, const CopyEngine& copy);
   [[nodiscard]] int memory_fd() const noexcept { return memory_->fd(true); }
 
   /// The transfer has been checked against `regions`. After kDeadline, kPathFailed or kPeerGone, and after a cancelled
@@ -52,7 +53,7 @@ class RingClient {
   };
   enum class Waited { kCompleted, kCancelled, kDeadline, kGone, kMiscounted };
 
-  RingClient(World& world, std::unique_ptr<SharedSegment> memory, std::unique_ptr<Doorbell> bell);
+  RingClient(World& world, const CopyEngine& copy, std::unique_ptr<SharedSegment> memory, std::unique_ptr<Doorbell> bell);
   [[nodiscard]] std::uint32_t RegionIndex(RegionId id, const PeerRegions& regions, bool* added);
   void Fill(const Transfer& transfer, const PeerRegions& regions, bool first, Cursor& cursor);
   void ChooseRanges(const Transfer& transfer, const PeerRegions& regions, bool first, Cursor& cursor);
@@ -62,6 +63,7 @@ class RingClient {
   [[nodiscard]] Error Break(Waited why) noexcept;
 
   World& world_;
+  const CopyEngine copy_;
   const std::unique_ptr<SharedSegment> memory_;
   const std::unique_ptr<Doorbell> bell_;
   RingHeader& header_;

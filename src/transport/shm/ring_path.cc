@@ -12,8 +12,8 @@ constexpr double kNanosecondsPerByte = 0.12;
 
 }  // namespace
 
-RingPath::RingPath(World& world, std::shared_ptr<const PeerInfo> peer, std::shared_ptr<ServiceLink> link)
-    : world_(world), peer_(std::move(peer)), link_(std::move(link)), cost_(kFixedCost, kNanosecondsPerRange, kNanosecondsPerByte) {}
+RingPath::RingPath(World& world, const CopyEngine& copy, std::shared_ptr<const PeerInfo> peer, std::shared_ptr<ServiceLink> link)
+    : world_(world), copy_(copy), peer_(std::move(peer)), link_(std::move(link)), cost_(kFixedCost, kNanosecondsPerRange, kNanosecondsPerByte) {}
 
 std::shared_ptr<RingClient> RingPath::Current() const {
   const std::lock_guard lock(current_mutex_);
@@ -50,7 +50,7 @@ Task<Status> RingPath::Prepare(std::vector<RegionId>, Direction, Instant deadlin
 }
 
 Task<Status> RingPath::MakeRing(Instant deadline) {
-  Result<RingClient::Made> made = RingClient::Make(world_);
+  Result<RingClient::Made> made = RingClient::Make(world_, copy_);
   if (!made) co_return Fail(made.error());
   std::vector<int> descriptors = {made->client->memory_fd(), made->target_bell.get()};
   auto call = link_->Call(Ring{kRingBytes}, std::move(descriptors), deadline);

@@ -12,7 +12,7 @@ namespace mooncake::shm {
 
 class RingPath final : public Path, public std::enable_shared_from_this<RingPath> {
  public:
-  RingPath(World& world, std::shared_ptr<const PeerInfo> peer, std::shared_ptr<ServiceLink> link);
+  RingPath(World& world, const CopyEngine& copy, std::shared_ptr<const PeerInfo> peer, std::shared_ptr<ServiceLink> link);
   std::optional<Duration> Estimate(const Transfer& transfer) const override;
   bool IsPrepared(const Transfer& transfer) const override;
   /// Makes the ring, or a new one where a late target has spoiled the one before.
@@ -28,6 +28,7 @@ class RingPath final : public Path, public std::enable_shared_from_this<RingPath
   [[nodiscard]] Task<Status> MakeRing(Instant deadline);
 
   World& world_;
+  const CopyEngine copy_;
   const std::shared_ptr<const PeerInfo> peer_;
   const std::shared_ptr<ServiceLink> link_;
   CostModel cost_;

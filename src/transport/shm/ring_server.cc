@@ -14,6 +14,7 @@ constexpr Duration kSpinMax = 50us;        // after the last slot; then the loop
 constexpr Duration kSpinOnce = 2us;        // at a stretch: other connections of the loop get their turn between
 constexpr int kSlotsBetweenTurns = 4;
 constexpr std::size_t kPrefetchAhead = 8;
+constexpr std::uint32_t kBulkPayloadBytes = 128 << 10;  // a slot so full belongs to a batch of several
 
 std::uint64_t LoadWord(const std::byte* at) noexcept {
   return __atomic_load_n(reinterpret_cast<const std::uint64_t*>(at), __ATOMIC_RELAXED);
@@ -21,21 +22,22 @@ std::uint64_t LoadWord(const std::byte* at) noexcept {
 
 }  // namespace
 
-Result<std::shared_ptr<RingServer>> RingServer::Attach(World& world, std::shared_ptr<const RegionTable> regions, UniqueFd memory,
-                                                       UniqueFd bell) {
+Result<std::shared_ptr<RingServer>> RingServer::Attach(World& world, std::shared_ptr<const RegionTable> regions,
+                                                       const CopyEngine& copy, UniqueFd memory, UniqueFd bell) {
   MC_TRY(std::unique_ptr<MappedView> view, MappedView::Map(std::move(memory), kRingBytes, true));
   MC_TRY(std::unique_ptr<Doorbell> adopted, Doorbell::Adopt(std::move(bell)));
-  std::shared_ptr<RingServer> server(new RingServer(world, std::move(regions), std::move(view), std::move(adopted)));
+  std::shared_ptr<RingServer> server(new RingServer(world, std::move(regions), copy, std::move(view), std::move(adopted)));
   if (server->header_.magic.load(std::memory_order_relaxed) != kRingMagic) {
     return Fail(ErrorId::kBadFrame, "a ring of another version");
   }
   return server;
 }
 
-RingServer::RingServer(World& world, std::shared_ptr<const RegionTable> regions, std::unique_ptr<MappedView> memory,
-                       std::unique_ptr<Doorbell> bell)
+RingServer::RingServer(World& world, std::shared_ptr<const RegionTable> regions, const CopyEngine& copy,
+                       std::unique_ptr<MappedView> memory, std::unique_ptr<Doorbell> bell)
     : world_(world),
       regions_(std::move(regions)),
+      copy_(copy),
       memory_(std::move(memory)),
       bell_(std::move(bell)),
       header_(*std::launder(reinterpret_cast<RingHeader*>(memory_->bytes().data()))) {
@@ -161,10 +163,13 @@ Status RingServer::ResolvePieces(const SlotFacts& facts, const std::byte* list) 
 
 void RingServer::MovePieces(const SlotFacts& facts, std::byte* payload) const {
   const bool writes = facts.direction == Direction::kWrite;
+  const bool bulk = facts.payload_bytes >= kBulkPayloadBytes;
   for (std::size_t i = 0; i < pieces_.size(); ++i) {
     const Piece& piece = pieces_[i];
     if (i + kPrefetchAhead < pieces_.size()) __builtin_prefetch(pieces_[i + kPrefetchAhead].local, 1);
-    if (writes) {
+    if (writes && bulk) {
+      copy_.CopyInBulk(piece.local, payload, piece.length_bytes);
+    } else if (writes) {
       std::memcpy(piece.local, payload, piece.length_bytes);
     } else {
       std::memcpy(payload, piece.local, piece.length_bytes);

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/local_socket.h"
+#include "memory/copy.h"
 #include "memory/region_table.h"
 #include "memory/shared_segment.h"
 #include "transport/shm/ring_layout.h"
@@ -17,7 +18,7 @@ class RingServer : public std::enable_shared_from_this<RingServer> {
  public:
   /// `memory` and `bell` come from a peer: checked here. kBadFrame, kMapFailed.
   [[nodiscard]] static Result<std::shared_ptr<RingServer>> Attach(World& world, std::shared_ptr<const RegionTable> regions,
-                                                                  UniqueFd memory, UniqueFd bell);
+                                                                  const CopyEngine& copy, UniqueFd memory, UniqueFd bell);
   /// Works until the peer goes, misbehaves, or Close(). On the data loop.
   [[nodiscard]] static Task<void> Serve(std::shared_ptr<RingServer> self);
   /// When this returns, no region is touched any more. Any thread; idempotent.
@@ -42,7 +43,8 @@ class RingServer : public std::enable_shared_from_this<RingServer> {
   };
   enum class Progress { kSome, kNone, kEnd };
 
-  RingServer(World& world, std::shared_ptr<const RegionTable> regions, std::unique_ptr<MappedView> memory, std::unique_ptr<Doorbell> bell);
+  RingServer(World& world, std::shared_ptr<const RegionTable> regions, const CopyEngine& copy, std::unique_ptr<MappedView> memory,
+             std::unique_ptr<Doorbell> bell);
   [[nodiscard]] Task<bool> WorkUntilQuiet();
   [[nodiscard]] Progress WorkSome();
   void AwaitPosted(Duration patience);
@@ -53,6 +55,7 @@ class RingServer : public std::enable_shared_from_this<RingServer> {
 
   World& world_;
   const std::shared_ptr<const RegionTable> regions_;
+  const CopyEngine copy_;
   const std::unique_ptr<MappedView> memory_;
   const std::unique_ptr<Doorbell> bell_;
   RingHeader& header_;

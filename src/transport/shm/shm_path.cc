@@ -22,7 +22,8 @@ ShmPath::ShmPath(World& world, CopyEngine copy, std::shared_ptr<const PeerInfo> 
       views_(std::make_shared<const Views>()) {}
 
 std::optional<Duration> ShmPath::Estimate(const Transfer& transfer) const {
-  const RegionInfo* info = nullptr;
+  const RegionInfo* info = transfer.region;
+  if (info != nullptr) return info->mappable ? std::optional(cost_.Estimate(transfer)) : std::nullopt;
   for (const Slice& slice : transfer.slices) {
     if (info != nullptr && info->id == slice.region) continue;
     info = peer_->regions->Find(slice.region);
@@ -125,6 +126,7 @@ Status ShmPath::Run(const Transfer& transfer) {
 Status ShmPath::CopyAll(const Transfer& transfer, const Views& views) {
   const Access wanted = WantedAccess(transfer.direction);
   const bool writes = transfer.direction == Direction::kWrite;
+  const bool bulk = transfer.total_bytes >= CopyEngine::kBulkBytesMin;
   const std::span<const Slice> slices = transfer.slices;
   // First every region, so that one that is missing is found before a byte has moved.
   const View* view = nullptr;
@@ -159,10 +161,13 @@ Status ShmPath::CopyAll(const Transfer& transfer, const Views& views) {
         next_look = i + kRangesBetweenLooks;
       }
       std::byte* const there = base + slice.offset + done;
-      if (writes) {
-        copy_.Copy(there, slice.local + done, piece);
+      std::byte* const here = slice.local + done;
+      std::byte* const to = writes ? there : here;
+      const std::byte* const from = writes ? here : there;
+      if (bulk) {
+        copy_.CopyInBulk(to, from, piece);
       } else {
-        copy_.Copy(slice.local + done, there, piece);
+        copy_.Copy(to, from, piece);
       }
       since_look += piece;
       done += piece;

@@ -15,20 +15,22 @@ std::uint16_t Number(ErrorId id) { return static_cast<std::uint16_t>(id); }
 
 }  // namespace
 
-Result<std::shared_ptr<ShmService>> ShmService::Open(World& world, InstanceId self, std::shared_ptr<const RegionTable> regions) {
+Result<std::shared_ptr<ShmService>> ShmService::Open(World& world, InstanceId self, std::shared_ptr<const RegionTable> regions,
+                                                     const CopyEngine& copy) {
   Advertisement advertisement{fmt::format("mooncake-{}", ToString(world.random.DrawInstanceId())), world.random.Next()};
   MC_TRY(std::shared_ptr<LocalListener> listener, LocalListener::Listen(world.control, advertisement.name));
   std::shared_ptr<ShmService> service(
-      new ShmService(world, self, std::move(regions), std::move(advertisement), std::move(listener)));
+      new ShmService(world, self, std::move(regions), copy, std::move(advertisement), std::move(listener)));
   Spawn(world.control, AcceptLoop(service));
   return service;
 }
 
-ShmService::ShmService(World& world, InstanceId self, std::shared_ptr<const RegionTable> regions, Advertisement advertisement,
+ShmService::ShmService(World& world, InstanceId self, std::shared_ptr<const RegionTable> regions, const CopyEngine& copy, Advertisement advertisement,
                        std::shared_ptr<LocalListener> listener)
     : world_(world),
       self_(self),
       regions_(std::move(regions)),
+      copy_(copy),
       advertisement_(std::move(advertisement)),
       listener_(std::move(listener)) {}
 
@@ -98,7 +100,7 @@ ShmService::Answer ShmService::Handle(LocalMessage& message, InstanceId& introdu
       return answer;
     }
     Result<std::shared_ptr<RingServer>> server =
-        RingServer::Attach(world_, regions_, std::move(message.descriptors[0]), std::move(message.descriptors[1]));
+        RingServer::Attach(world_, regions_, copy_, std::move(message.descriptors[0]), std::move(message.descriptors[1]));
     if (!server) {
       answer.error = Number(server.error().id);
       return answer;

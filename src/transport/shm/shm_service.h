@@ -17,7 +17,8 @@ class ShmService : public std::enable_shared_from_this<ShmService> {
  public:
   /// Binds; serves once the control loop runs. kListenFailed.
   [[nodiscard]] static Result<std::shared_ptr<ShmService>> Open(World& world, InstanceId self,
-                                                                std::shared_ptr<const RegionTable> regions);
+                                                                std::shared_ptr<const RegionTable> regions,
+                                                                const CopyEngine& copy);
   [[nodiscard]] const Advertisement& advertisement() const noexcept { return advertisement_; }
   [[nodiscard]] InstanceId self() const noexcept { return self_; }
   /// What `peer` has posted to its rings and nobody waits for is dropped; when this returns, nothing of it lands. Any thread.
@@ -26,7 +27,7 @@ class ShmService : public std::enable_shared_from_this<ShmService> {
   void Close() noexcept;
 
  private:
-  ShmService(World& world, InstanceId self, std::shared_ptr<const RegionTable> regions, Advertisement advertisement,
+  ShmService(World& world, InstanceId self, std::shared_ptr<const RegionTable> regions, const CopyEngine& copy, Advertisement advertisement,
              std::shared_ptr<LocalListener> listener);
   static Task<void> AcceptLoop(std::shared_ptr<ShmService> self);
   static Task<void> Serve(std::shared_ptr<ShmService> self, std::shared_ptr<LocalSocket> socket);
@@ -40,6 +41,7 @@ class ShmService : public std::enable_shared_from_this<ShmService> {
   World& world_;
   const InstanceId self_;
   const std::shared_ptr<const RegionTable> regions_;
+  const CopyEngine copy_;
   const Advertisement advertisement_;
   const std::shared_ptr<LocalListener> listener_;
   std::unordered_set<std::shared_ptr<LocalSocket>> sockets_;

@@ -59,15 +59,15 @@ class LocalTransport final : public Transport {
 Result<std::vector<std::unique_ptr<Transport>>> MakeShmTransports(World& world, InstanceId self,
                                                                   std::shared_ptr<const RegionTable> regions,
                                                                   const CopyEngine& copy) {
-  MC_TRY(const std::shared_ptr<ShmService> service, ShmService::Open(world, self, std::move(regions)));
+  MC_TRY(const std::shared_ptr<ShmService> service, ShmService::Open(world, self, std::move(regions), copy));
   std::vector<std::unique_ptr<Transport>> transports;
   transports.push_back(std::make_unique<LocalTransport>(
       world, "shm", false, service, [&world, copy](std::shared_ptr<const PeerInfo> peer, std::shared_ptr<ServiceLink> link) -> std::shared_ptr<Path> {
         return std::make_shared<shm::ShmPath>(world, copy, std::move(peer), std::move(link));
       }));
   transports.push_back(std::make_unique<LocalTransport>(
-      world, "ring", true, service, [&world](std::shared_ptr<const PeerInfo> peer, std::shared_ptr<ServiceLink> link) -> std::shared_ptr<Path> {
-        return std::make_shared<shm::RingPath>(world, std::move(peer), std::move(link));
+      world, "ring", true, service, [&world, copy](std::shared_ptr<const PeerInfo> peer, std::shared_ptr<ServiceLink> link) -> std::shared_ptr<Path> {
+        return std::make_shared<shm::RingPath>(world, copy, std::move(peer), std::move(link));
       }));
   return transports;
 }
