@@ -27,6 +27,7 @@
 #include <thread>
 
 #include "base/log.h"
+#include "base/outside_order.h"
 #include "base/spin.h"
 #include "base/unique_fd.h"
 #include "base/worker.h"
@@ -161,7 +162,9 @@ ssize_t ReceiveNow(int fd, std::span<const MutableBytes> into) noexcept {
   msghdr message{};
   message.msg_iov = parts.data();
   message.msg_iovlen = count;
-  return ::recvmsg(fd, &message, MSG_DONTWAIT);
+  const ssize_t received = ::recvmsg(fd, &message, MSG_DONTWAIT);
+  OrderAfterOutside();
+  return received;
 }
 ssize_t SendNow(int fd, std::span<const Bytes> buffers) noexcept {
   std::array<iovec, kPartsMax> parts;
@@ -170,6 +173,7 @@ ssize_t SendNow(int fd, std::span<const Bytes> buffers) noexcept {
   msghdr message{};
   message.msg_iov = parts.data();
   message.msg_iovlen = count;
+  OrderBeforeOutside();
   return ::sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
@@ -270,6 +274,7 @@ class RealStream final : public Stream {
     error_code code;
     const std::size_t count = co_await socket_.async_read_some(std::span(buffers).first(parts),
                                                                asio::redirect_error(asio::use_awaitable, code));
+    OrderAfterOutside();
     if (code) co_return Fail(Ended(code));
     co_return count;
   }

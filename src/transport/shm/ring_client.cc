@@ -1,5 +1,6 @@
 #include "transport/shm/ring_client.h"
 
+#include "base/outside_order.h"
 #include <cstring>
 #include <new>
 
@@ -107,6 +108,7 @@ void RingClient::Fill(const Transfer& transfer, const PeerRegions& regions, bool
   slot.range_count.store(static_cast<std::uint32_t>(ranges_.size()), std::memory_order_relaxed);
   slot.payload_bytes.store(static_cast<std::uint32_t>(payload), std::memory_order_relaxed);
   posted_ += 1;
+  OrderBeforeOutside();
   header_.posted.store(posted_, std::memory_order_seq_cst);
   if (header_.target_parked.load(std::memory_order_seq_cst) != 0 &&
       header_.target_parked.exchange(0, std::memory_order_seq_cst) != 0) {
@@ -118,6 +120,7 @@ void RingClient::Fill(const Transfer& transfer, const PeerRegions& regions, bool
 bool RingClient::HasCompleted(Waited& outcome) const noexcept {
   const std::uint64_t completed = header_.completed.load(std::memory_order_seq_cst);
   if (completed == reaped_) return false;
+  OrderAfterOutside();
   outcome = completed - reaped_ <= posted_ - reaped_ ? Waited::kCompleted : Waited::kMiscounted;
   return true;
 }

@@ -1,5 +1,6 @@
 #include "transport/shm/ring_server.h"
 
+#include "base/outside_order.h"
 #include <cstring>
 
 #include "transport/transfer_check.h"
@@ -98,11 +99,13 @@ RingServer::Progress RingServer::WorkSome() {
     const bool abandoned = header_.abandoned.load(std::memory_order_acquire) != 0;
     if (abandoned || posted - served_ > kRingSlots) return Progress::kEnd;  // a count that cannot be
     RingSlot& slot = header_.slots[served_ % kRingSlots];
+    OrderAfterOutside();
     const std::lock_guard lock(working_);
     if (closed_) return Progress::kEnd;
     const Status status = WorkSlot(slot, SlotBytes(memory_->bytes().data(), served_));
     slot.status.store(status ? 0 : static_cast<std::uint32_t>(status.error().id), std::memory_order_relaxed);
     served_ += 1;
+    OrderBeforeOutside();
     header_.completed.store(served_, std::memory_order_seq_cst);
     if (header_.initiator_parked.load(std::memory_order_seq_cst) != 0) bell_->Ring();
     progress = Progress::kSome;
