@@ -19,7 +19,9 @@ class SpinHabit {
   /// How long to spin this time; 0 where the last times were in vain, except now and then.
   [[nodiscard]] Duration Next() noexcept {
     if (in_vain_.load(std::memory_order_relaxed) < kInVainMax) return kSpinMax;
-    return skipped_.fetch_add(1, std::memory_order_relaxed) % kTryEvery == kTryEvery - 1 ? kSpinMax : Duration::zero();
+    return skipped_.fetch_add(1, std::memory_order_relaxed) % kTryEvery == kTryEvery - 1
+               ? kSpinMax
+               : Duration::zero();
   }
   /// Whether what was waited for came before the sleep.
   void Learn(bool came) noexcept {

@@ -1,4 +1,5 @@
-// A connection that threads use instead of a loop, over a local name: one end is taken, the other stays on its loop.
+// A connection that threads use instead of a loop, over a local name: one end is taken, the other
+// stays on its loop.
 #include <gtest/gtest.h>
 
 #include <numeric>
@@ -48,7 +49,8 @@ class ThreadStreams : public testing::Test {
 
 TEST_F(ThreadStreams, MoreThanTheKernelHoldsGoesThereAndBack) {
   std::vector<std::byte> sent(8 << 20);
-  std::iota(reinterpret_cast<unsigned char*>(sent.data()), reinterpret_cast<unsigned char*>(sent.data() + sent.size()), 7);
+  std::iota(reinterpret_cast<unsigned char*>(sent.data()),
+            reinterpret_cast<unsigned char*>(sent.data() + sent.size()), 7);
   std::thread echo([this, size = sent.size()] {
     RunOn(world_, [this, size]() -> Task<void> {
       std::vector<std::byte> bytes(size);
@@ -60,7 +62,8 @@ TEST_F(ThreadStreams, MoreThanTheKernelHoldsGoesThereAndBack) {
     });
   });
   // In pieces, one of them empty, so that a partial write ends inside one.
-  const std::array<Bytes, 4> pieces = {Bytes(sent).first(1), Bytes(sent).subspan(1, 3'000'001), Bytes(), Bytes(sent).subspan(3'000'002)};
+  const std::array<Bytes, 4> pieces = {Bytes(sent).first(1), Bytes(sent).subspan(1, 3'000'001),
+                                       Bytes(), Bytes(sent).subspan(3'000'002)};
   EXPECT_TRUE(Succeeds(taken_->Write(pieces, In(20s))));
   std::vector<std::byte> back(sent.size());
   for (MutableBytes left = back; !left.empty();) {

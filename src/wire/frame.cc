@@ -11,7 +11,8 @@
 namespace mooncake {
 namespace {
 
-static_assert(std::endian::native == std::endian::little, "the wire is little-endian and so are our machines");
+static_assert(std::endian::native == std::endian::little,
+              "the wire is little-endian and so are our machines");
 
 constexpr std::size_t kChecksumOffset = kFrameHeaderBytes - 4;
 
@@ -35,7 +36,9 @@ void Advance(std::span<MutableBytes>& into, std::size_t count) noexcept {
   if (count > 0) into.front() = into.front().subspan(count);
 }
 
-bool IsKnown(std::uint8_t kind) noexcept { return (kind >= 1 && kind <= 9) || (kind >= 16 && kind <= 20); }
+bool IsKnown(std::uint8_t kind) noexcept {
+  return (kind >= 1 && kind <= 9) || (kind >= 16 && kind <= 20);
+}
 
 }  // namespace
 
@@ -54,7 +57,8 @@ FrameHeaderBytes Encode(const FrameHeader& header) noexcept {
 }
 
 Result<FrameHeader> DecodeFrameHeader(Bytes bytes) {
-  if (bytes.size() < kFrameHeaderBytes) return Fail(ErrorId::kBadFrame, "a header of fewer than 32 bytes");
+  if (bytes.size() < kFrameHeaderBytes)
+    return Fail(ErrorId::kBadFrame, "a header of fewer than 32 bytes");
   if (const auto magic = Get<std::uint32_t>(bytes, 0); magic != kFrameMagic) {
     return Fail(ErrorId::kBadFrame, fmt::format("it begins with {:#010x} instead of MCK1", magic));
   }
@@ -62,7 +66,8 @@ Result<FrameHeader> DecodeFrameHeader(Bytes bytes) {
     return Fail(ErrorId::kBadFrame, "the header's checksum does not fit");
   }
   const auto kind = Get<std::uint8_t>(bytes, 4);
-  if (!IsKnown(kind)) return Fail(ErrorId::kBadFrame, fmt::format("frame kind {} is unknown", kind));
+  if (!IsKnown(kind))
+    return Fail(ErrorId::kBadFrame, fmt::format("frame kind {} is unknown", kind));
   FrameHeader header;
   header.kind = static_cast<FrameKind>(kind);
   header.flags = Get<std::uint8_t>(bytes, 5);
@@ -72,7 +77,8 @@ Result<FrameHeader> DecodeFrameHeader(Bytes bytes) {
   header.payload_bytes = Get<std::uint32_t>(bytes, 20);
   header.budget_ms = Get<std::uint32_t>(bytes, 24);
   if (header.body_bytes > kBodyBytesMax || header.payload_bytes > kPayloadBytesMax) {
-    return Fail(ErrorId::kFrameTooLarge, fmt::format("body of {} and payload of {} bytes", header.body_bytes, header.payload_bytes));
+    return Fail(ErrorId::kFrameTooLarge, fmt::format("body of {} and payload of {} bytes",
+                                                     header.body_bytes, header.payload_bytes));
   }
   return header;
 }
@@ -89,7 +95,8 @@ Task<Status> BufferedReader::Want(std::size_t count) {
     begin_ = 0;
   }
   while (end_ - begin_ < count) {
-    const Result<std::size_t> read = co_await stream_->ReadSome(MutableBytes(buffer_).subspan(end_));
+    const Result<std::size_t> read =
+        co_await stream_->ReadSome(MutableBytes(buffer_).subspan(end_));
     if (!read) co_return Fail(read.error());
     end_ += *read;
   }

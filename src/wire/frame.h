@@ -1,4 +1,5 @@
-// The frame: a header of 32 bytes, a Protobuf body, a payload of raw bytes. docs/wire.md is the specification.
+// The frame: a header of 32 bytes, a Protobuf body, a payload of raw bytes. docs/wire.md is the
+// specification.
 #pragma once
 
 #include <array>
@@ -23,14 +24,15 @@ enum class FrameKind : std::uint8_t {
   kCancel = 7,      ///< The caller no longer waits for `id`. Answered by nothing.
   kPing = 8,        ///< Answered by kPong with the same id.
   kPong = 9,
-  kWrite = 16,      ///< Data connections: gather list in the body, bytes in the payload.
-  kRead = 17,       ///< Gather list in the body; answered by kData or kDataFailure.
+  kWrite = 16,  ///< Data connections: gather list in the body, bytes in the payload.
+  kRead = 17,   ///< Gather list in the body; answered by kData or kDataFailure.
   kData = 18,
-  kAck = 19,        ///< Every kWrite up to and including `id` is in memory.
+  kAck = 19,          ///< Every kWrite up to and including `id` is in memory.
   kDataFailure = 20,  ///< The kWrite or kRead `id` was refused. Body: Failure.
 };
 
-/// Flag of a kWrite: another frame of the same sender follows at once; its acknowledgement is soon enough.
+/// Flag of a kWrite: another frame of the same sender follows at once; its acknowledgement is soon
+/// enough.
 inline constexpr std::uint8_t kFrameMoreFollows = 1;
 
 inline constexpr std::uint32_t kFrameMagic = 0x314B434D;  ///< "MCK1" in memory order.
@@ -61,20 +63,23 @@ struct Frame {
   std::vector<std::byte> payload;
 };
 
-/// Reads a stream through a buffer, so that a small frame costs one system call and a large payload none extra.
-/// Lives on the stream's loop; one coroutine reads at a time.
+/// Reads a stream through a buffer, so that a small frame costs one system call and a large payload
+/// none extra. Lives on the stream's loop; one coroutine reads at a time.
 class BufferedReader {
  public:
-  /// Reads ahead as much as its buffer holds, at least 4096: what follows a small frame comes with it, but a part of a large
-  /// one is copied once more.
+  /// Reads ahead as much as its buffer holds, at least 4096: what follows a small frame comes with
+  /// it, but a part of a large one is copied once more.
   explicit BufferedReader(std::shared_ptr<Stream> stream, std::size_t buffer_bytes = 64 << 10);
   /// Fills `into`; large remainders are read straight into it.
   [[nodiscard]] Task<Status> ReadExact(MutableBytes into);
-  /// Fills every span, in order, in as few system calls as it can. What lies in `into` afterwards is of no use.
+  /// Fills every span, in order, in as few system calls as it can. What lies in `into` afterwards
+  /// is of no use.
   [[nodiscard]] Task<Status> ReadExactV(std::span<MutableBytes> into);
   /// At least `count` bytes are buffered afterwards; `count` is at most 4096.
   [[nodiscard]] Task<Status> Want(std::size_t count);
-  [[nodiscard]] Bytes buffered() const noexcept { return Bytes(buffer_).subspan(begin_, end_ - begin_); }
+  [[nodiscard]] Bytes buffered() const noexcept {
+    return Bytes(buffer_).subspan(begin_, end_ - begin_);
+  }
   void Consume(std::size_t count) noexcept { begin_ += count; }
   /// A whole frame. Errors as DecodeFrameHeader and Stream::ReadSome.
   [[nodiscard]] Task<Result<Frame>> ReadFrame();
@@ -92,7 +97,8 @@ class BufferedReader {
 };
 
 /// Header, body and payload in one write.
-[[nodiscard]] Task<Status> WriteFrame(Stream& stream, FrameHeader header, Bytes body, Bytes payload = {});
+[[nodiscard]] Task<Status> WriteFrame(Stream& stream, FrameHeader header, Bytes body,
+                                      Bytes payload = {});
 
 [[nodiscard]] inline Bytes AsBytes(std::string_view text) noexcept {
   return {reinterpret_cast<const std::byte*>(text.data()), text.size()};

@@ -1,4 +1,5 @@
-// A data connection that calling threads use themselves: no loop stands between a call and its answer.
+// A data connection that calling threads use themselves: no loop stands between a call and its
+// answer.
 #pragma once
 
 #include <array>
@@ -14,13 +15,15 @@ namespace mooncake {
 
 class TcpCallerLane {
  public:
-  /// `stream` is a connection over which the peer has agreed to carry data, with nothing read or written since.
-  TcpCallerLane(World& world, const CopyEngine& copy, std::uint64_t frame_bytes_max, std::unique_ptr<ThreadStream> stream);
+  /// `stream` is a connection over which the peer has agreed to carry data, with nothing read or
+  /// written since.
+  TcpCallerLane(World& world, const CopyEngine& copy, std::uint64_t frame_bytes_max,
+                std::unique_ptr<ThreadStream> stream);
 
   /// Held by whoever calls Run().
   std::mutex turn;
-  /// Moves all slices. Errors as Path::Run() (kPeerGone and kDeadline excepted, after those of the stream), and kChecksum. After
-  /// an error that the peer did not answer with, usable() is false.
+  /// Moves all slices. Errors as Path::Run() (kPeerGone and kDeadline excepted, after those of the
+  /// stream), and kChecksum. After an error that the peer did not answer with, usable() is false.
   [[nodiscard]] Status Run(const Transfer& transfer, const PeerRegions& regions);
   [[nodiscard]] bool usable() const noexcept { return usable_.load(std::memory_order_acquire); }
   /// A Run() in progress ends, with kPathFailed. Any thread; idempotent.

@@ -24,26 +24,30 @@ class TcpCursor {
       offset = 0;
     }
   }
-  [[nodiscard]] bool AtEnd(const Transfer& transfer) const noexcept { return slice == transfer.slices.size(); }
+  [[nodiscard]] bool AtEnd(const Transfer& transfer) const noexcept {
+    return slice == transfer.slices.size();
+  }
 };
 
 /// One frame, ready to be sent. Its memory is used again for the next one.
 struct OutgoingFrame {
   FrameHeader header;
   std::string body;
-  std::vector<Bytes> payload;        ///< Of a write.
-  std::vector<MutableBytes> local;   ///< Of a read: where the answer's bytes go.
-  std::uint64_t payload_bytes = 0;   ///< Of either.
+  std::vector<Bytes> payload;       ///< Of a write.
+  std::vector<MutableBytes> local;  ///< Of a read: where the answer's bytes go.
+  std::uint64_t payload_bytes = 0;  ///< Of either.
 
  private:
-  friend Status CutFrame(const Transfer&, const PeerRegions&, const CopyEngine&, std::uint64_t, TcpCursor&, OutgoingFrame&);
+  friend Status CutFrame(const Transfer&, const PeerRegions&, const CopyEngine&, std::uint64_t,
+                         TcpCursor&, OutgoingFrame&);
   DataBody list_;
   std::vector<std::byte> gathered_;
 };
 
-/// The next frame, of at most `payload_bytes_max`; all but its id. `frame.payload` refers to the slices, or to memory of the
-/// frame. Errors: kRegionUnknown, kBadRegionKey, kOutOfRegion.
-[[nodiscard]] Status CutFrame(const Transfer& transfer, const PeerRegions& regions, const CopyEngine& copy,
-                              std::uint64_t payload_bytes_max, TcpCursor& cursor, OutgoingFrame& frame);
+/// The next frame, of at most `payload_bytes_max`; all but its id. `frame.payload` refers to the
+/// slices, or to memory of the frame. Errors: kRegionUnknown, kBadRegionKey, kOutOfRegion.
+[[nodiscard]] Status CutFrame(const Transfer& transfer, const PeerRegions& regions,
+                              const CopyEngine& copy, std::uint64_t payload_bytes_max,
+                              TcpCursor& cursor, OutgoingFrame& frame);
 
 }  // namespace mooncake

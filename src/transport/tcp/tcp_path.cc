@@ -34,11 +34,17 @@ void TcpPath::AddLane(std::unique_ptr<BufferedReader> reader) {
   }
   lanes_.push_back(lane);
   const auto self = shared_from_this();
-  Spawn(world_.data, [](std::shared_ptr<TcpPath> me, LanePtr l) -> Task<void> { co_await me->SendLoop(l); }(self, lane));
-  Spawn(world_.data, [](std::shared_ptr<TcpPath> me, LanePtr l) -> Task<void> { co_await me->ReceiveLoop(l); }(self, lane));
+  Spawn(world_.data, [](std::shared_ptr<TcpPath> me, LanePtr l) -> Task<void> {
+    co_await me->SendLoop(l);
+  }(self, lane));
+  Spawn(world_.data, [](std::shared_ptr<TcpPath> me, LanePtr l) -> Task<void> {
+    co_await me->ReceiveLoop(l);
+  }(self, lane));
 }
 
-std::optional<Duration> TcpPath::Estimate(const Transfer& transfer) const { return cost_.Estimate(transfer); }
+std::optional<Duration> TcpPath::Estimate(const Transfer& transfer) const {
+  return cost_.Estimate(transfer);
+}
 
 bool TcpPath::MayRun(const Transfer&) const noexcept {
   for (const auto& lane : caller_lanes_) {
@@ -61,13 +67,15 @@ Status TcpPath::Run(const Transfer& transfer) {
     if (turn) break;
   }
   if (mine != nullptr && !turn) turn = std::unique_lock(mine->turn);
-  if (callers_.closed() || mine == nullptr || !mine->usable()) return Fail(ErrorId::kPathFailed, "the path is closed");
+  if (callers_.closed() || mine == nullptr || !mine->usable())
+    return Fail(ErrorId::kPathFailed, "the path is closed");
   const bool observe = CostModel::IsWorthObserving(transfer);
   const Instant begin = observe ? world_.clock.Now() : Instant{};
   Status status = mine->Run(transfer, *peer_->regions);
   if (status) {
     if (observe) cost_.Observe(transfer, world_.clock.Now() - begin);
-    (transfer.direction == Direction::kWrite ? sent_bytes_ : received_bytes_).Add(transfer.total_bytes);
+    (transfer.direction == Direction::kWrite ? sent_bytes_ : received_bytes_)
+        .Add(transfer.total_bytes);
   }
   return status;
 }
@@ -85,8 +93,10 @@ void TcpPath::Start(const Transfer& transfer, std::function<void(Status)> done) 
     operation->timer = world_.clock.MakeTimer(world_.data);
     operation->timer->At(transfer.deadline, [this, weak = std::weak_ptr<Operation>(operation)] {
       if (const auto late = weak.lock()) {
-        Finish(late, Fail(ErrorId::kDeadline, fmt::format("{} of {} slices were sent to {} over tcp", late->cursor.slice,
-                                                          late->transfer->slices.size(), peer_->label)));
+        Finish(late,
+               Fail(ErrorId::kDeadline,
+                    fmt::format("{} of {} slices were sent to {} over tcp", late->cursor.slice,
+                                late->transfer->slices.size(), peer_->label)));
       }
     });
   }
@@ -101,7 +111,8 @@ void TcpPath::WakeLanes() {
 TcpPath::OperationPtr TcpPath::NextToSend() {
   while (!queue_.empty()) {
     const OperationPtr operation = queue_.front();
-    if (!operation->outcome && operation->transfer->cancelled != nullptr && *operation->transfer->cancelled) {
+    if (!operation->outcome && operation->transfer->cancelled != nullptr &&
+        *operation->transfer->cancelled) {
       Finish(operation, Fail(ErrorId::kCancelled, {}));
     }
     if (!operation->outcome && !operation->all_sent()) return operation;
@@ -113,13 +124,15 @@ TcpPath::OperationPtr TcpPath::NextToSend() {
 Task<void> TcpPath::SendLoop(LanePtr lane) {
   const auto self = shared_from_this();
   while (lane->open) {
-    const OperationPtr operation = lane->pending.size() < options_.frames_in_flight ? NextToSend() : nullptr;
+    const OperationPtr operation =
+        lane->pending.size() < options_.frames_in_flight ? NextToSend() : nullptr;
     if (!operation) {
       co_await lane->wake.Wait();
       continue;
     }
     OutgoingFrame& frame = lane->frame;
-    const Status built = CutFrame(*operation->transfer, *peer_->regions, copy_, options_.frame_bytes_max, operation->cursor, frame);
+    const Status built = CutFrame(*operation->transfer, *peer_->regions, copy_,
+                                  options_.frame_bytes_max, operation->cursor, frame);
     if (!built) {
       Finish(operation, built);
       continue;
@@ -128,7 +141,8 @@ Task<void> TcpPath::SendLoop(LanePtr lane) {
     operation->frames += 1;
     operation->io += 1;
     lane->touching.insert(operation.get());
-    lane->pending.emplace(frame.header.id, Pending{operation, operation->transfer->direction, std::move(frame.local)});
+    lane->pending.emplace(frame.header.id, Pending{operation, operation->transfer->direction,
+                                                   std::move(frame.local)});
     const FrameHeaderBytes header = Encode(frame.header);
     std::vector<Bytes> buffers = {Bytes(header), AsBytes(frame.body)};
     buffers.insert(buffers.end(), frame.payload.begin(), frame.payload.end());
@@ -161,7 +175,8 @@ Task<Status> TcpPath::ReceiveOne(Lane& lane) {
       while (!lane.pending.empty() && lane.pending.begin()->first <= header->id) {
         const Pending first = std::move(lane.pending.begin()->second);
         lane.pending.erase(lane.pending.begin());
-        if (first.direction == Direction::kRead) co_return Fail(ErrorId::kBadFrame, "a read was acknowledged without bytes");
+        if (first.direction == Direction::kRead)
+          co_return Fail(ErrorId::kBadFrame, "a read was acknowledged without bytes");
         Answered(first.operation, {});
       }
       co_return Status{};
@@ -170,13 +185,15 @@ Task<Status> TcpPath::ReceiveOne(Lane& lane) {
     case FrameKind::kDataFailure:
       co_return co_await ReceiveFailure(lane, *header);
     default:
-      co_return Fail(ErrorId::kBadFrame, fmt::format("frame kind {} on a data connection", static_cast<int>(header->kind)));
+      co_return Fail(ErrorId::kBadFrame, fmt::format("frame kind {} on a data connection",
+                                                     static_cast<int>(header->kind)));
   }
 }
 
 Task<Status> TcpPath::ReceiveData(Lane& lane, const FrameHeader& header) {
   std::string text(header.body_bytes, '\0');
-  const Status read = co_await lane.reader->ReadExact(MutableBytes(reinterpret_cast<std::byte*>(text.data()), text.size()));
+  const Status read = co_await lane.reader->ReadExact(
+      MutableBytes(reinterpret_cast<std::byte*>(text.data()), text.size()));
   if (!read) co_return read;
   const Result<DataBody> body = DecodeDataBody(AsBytes(text));
   if (!body) co_return Fail(body.error());
@@ -188,7 +205,8 @@ Task<Status> TcpPath::ReceiveData(Lane& lane, const FrameHeader& header) {
   lane.pending.erase(found);
   std::uint64_t expected = 0;
   for (const MutableBytes range : pending.local) expected += range.size();
-  if (header.payload_bytes != expected) co_return Fail(ErrorId::kBadFrame, "another number of bytes than asked for");
+  if (header.payload_bytes != expected)
+    co_return Fail(ErrorId::kBadFrame, "another number of bytes than asked for");
 
   const OperationPtr& operation = pending.operation;
   const bool wanted = !operation->outcome.has_value();
@@ -202,7 +220,8 @@ Task<Status> TcpPath::ReceiveData(Lane& lane, const FrameHeader& header) {
     auto read_all = lane.reader->ReadExactV(into);
     received = co_await std::move(read_all);
     if (received) {
-      for (const MutableBytes range : pending.local) crc = copy_.Crc32c(range.data(), range.size(), crc);
+      for (const MutableBytes range : pending.local)
+        crc = copy_.Crc32c(range.data(), range.size(), crc);
     }
     operation->io -= 1;
     lane.touching.erase(operation.get());
@@ -234,12 +253,15 @@ Task<Status> TcpPath::ReceiveData(Lane& lane, const FrameHeader& header) {
 
 Task<Status> TcpPath::ReceiveFailure(Lane& lane, const FrameHeader& header) {
   std::string text(header.body_bytes, '\0');
-  const Status read = co_await lane.reader->ReadExact(MutableBytes(reinterpret_cast<std::byte*>(text.data()), text.size()));
+  const Status read = co_await lane.reader->ReadExact(
+      MutableBytes(reinterpret_cast<std::byte*>(text.data()), text.size()));
   if (!read) co_return read;
   pb::Failure failure;
-  if (header.payload_bytes != 0 || !failure.ParseFromString(text)) co_return Fail(ErrorId::kBadFrame, "a failure that cannot be read");
+  if (header.payload_bytes != 0 || !failure.ParseFromString(text))
+    co_return Fail(ErrorId::kBadFrame, "a failure that cannot be read");
   const auto found = lane.pending.find(header.id);
-  if (found == lane.pending.end()) co_return Fail(ErrorId::kBadFrame, "the failure of nothing that was asked");
+  if (found == lane.pending.end())
+    co_return Fail(ErrorId::kBadFrame, "the failure of nothing that was asked");
   const OperationPtr operation = found->second.operation;
   lane.pending.erase(found);
   Answered(operation, Fail(Within(peer_->label, FromProto(failure))));
@@ -259,8 +281,8 @@ void TcpPath::Answered(const OperationPtr& operation, Status status) {
   }
 }
 
-// Settles the outcome. A lane that is reading or writing the operation's memory is closed if it failed: nothing
-// else ends that access in bounded time.
+// Settles the outcome. A lane that is reading or writing the operation's memory is closed if it
+// failed: nothing else ends that access in bounded time.
 void TcpPath::Finish(const OperationPtr& operation, Status status) {
   if (!operation->outcome) {
     const bool failed = !status;
@@ -294,7 +316,8 @@ void TcpPath::CloseLane(const LanePtr& lane, const Error& cause) {
   lane->reader->stream().Close();
   lane->wake.Notify();
   std::erase(lanes_, lane);
-  const Error failed{ErrorId::kPathFailed, fmt::format("tcp to {}: {}", peer_->label, cause.context), cause.os_error};
+  const Error failed{ErrorId::kPathFailed,
+                     fmt::format("tcp to {}: {}", peer_->label, cause.context), cause.os_error};
   for (const auto& [id, pending] : std::exchange(lane->pending, {})) {
     pending.operation->frames -= 1;
     Finish(pending.operation, Fail(failed));

@@ -10,12 +10,13 @@
 namespace mooncake {
 namespace {
 
-// Ranges that long on average are sent from where they lie; shorter ones by way of a buffer, as a system call with many short
-// pieces costs more than copying them.
+// Ranges that long on average are sent from where they lie; shorter ones by way of a buffer, as a
+// system call with many short pieces costs more than copying them.
 constexpr std::size_t kSendDirectBytesMin = 32 << 10;
 constexpr std::size_t kPrefetchAhead = 8;  // of short ranges
 
-// The ranges of one frame, as memory of ours. Nothing is written before every range has been checked.
+// The ranges of one frame, as memory of ours. Nothing is written before every range has been
+// checked.
 struct Resolved {
   std::vector<PinnedRange> pins;
   std::vector<MutableBytes> ranges;
@@ -32,8 +33,9 @@ Result<Resolved> Resolve(const RegionTable& regions, const DataBody& body, Acces
   for (const WireRange& range : body.ranges) {
     const MutableBytes whole = resolved.pins[range.region_index].bytes();
     if (range.offset > whole.size() || range.length_bytes > whole.size() - range.offset) {
-      return Fail(ErrorId::kOutOfRegion, fmt::format("{} bytes at offset {} of a region of {} bytes", range.length_bytes,
-                                                     range.offset, whole.size()));
+      return Fail(ErrorId::kOutOfRegion,
+                  fmt::format("{} bytes at offset {} of a region of {} bytes", range.length_bytes,
+                              range.offset, whole.size()));
     }
     resolved.ranges.push_back(whole.subspan(range.offset, range.length_bytes));
   }
@@ -43,21 +45,26 @@ Result<Resolved> Resolve(const RegionTable& regions, const DataBody& body, Acces
 class DataServer {
  public:
   DataServer(std::shared_ptr<ServedLane> lane, std::shared_ptr<const TcpServerContext> context)
-      : lane_(std::move(lane)), reader_(lane_->stream, kDataAheadBytes), shared_(std::move(context)), context_(*shared_) {}
+      : lane_(std::move(lane)),
+        reader_(lane_->stream, kDataAheadBytes),
+        shared_(std::move(context)),
+        context_(*shared_) {}
 
   Task<Status> Run() {
     for (;;) {
       const Result<FrameHeader> header = co_await reader_.ReadHeader();
       if (!header) co_return Fail(header.error());
       std::string text(header->body_bytes, '\0');
-      const Status read = co_await reader_.ReadExact(MutableBytes(reinterpret_cast<std::byte*>(text.data()), text.size()));
+      const Status read = co_await reader_.ReadExact(
+          MutableBytes(reinterpret_cast<std::byte*>(text.data()), text.size()));
       if (!read) co_return Fail(read.error());
       const Result<DataBody> body = DecodeDataBody(AsBytes(text));
       if (!body) co_return Fail(body.error());
       if (lane_->ended) co_return Fail(Ended());
       Status handled = Fail(ErrorId::kBadFrame, "neither a write nor a read");
       if (header->kind == FrameKind::kWrite) {
-        if (body->total_bytes != header->payload_bytes) co_return Fail(ErrorId::kBadFrame, "payload and gather list differ");
+        if (body->total_bytes != header->payload_bytes)
+          co_return Fail(ErrorId::kBadFrame, "payload and gather list differ");
         handled = co_await Write(*header, *body);
       } else if (header->kind == FrameKind::kRead && header->payload_bytes == 0) {
         handled = co_await Read(*header, *body);
@@ -74,14 +81,16 @@ class DataServer {
       if (!skipped) co_return skipped;
       co_return co_await Refuse(header.id, resolved.error());
     }
-    const bool direct = body.total_bytes >= kReceiveDirectBytesMin * std::max<std::size_t>(1, body.ranges.size());
+    const bool direct =
+        body.total_bytes >= kReceiveDirectBytesMin * std::max<std::size_t>(1, body.ranges.size());
     std::uint32_t crc = 0;
     if (direct) {
       std::vector<MutableBytes> into = resolved->ranges;
       auto read_all = reader_.ReadExactV(into);
       const Status read = co_await std::move(read_all);
       if (!read) co_return Fail(read.error());
-      for (const MutableBytes range : resolved->ranges) crc = context_.copy.Crc32c(range.data(), range.size(), crc);
+      for (const MutableBytes range : resolved->ranges)
+        crc = context_.copy.Crc32c(range.data(), range.size(), crc);
     } else {
       Stage(body.total_bytes);
       const MutableBytes staged = MutableBytes(staging_).first(body.total_bytes);
@@ -93,7 +102,8 @@ class DataServer {
         const std::byte* from = staged.data();
         for (std::size_t i = 0; i < resolved->ranges.size(); ++i) {
           const MutableBytes range = resolved->ranges[i];
-          if (i + kPrefetchAhead < resolved->ranges.size()) __builtin_prefetch(resolved->ranges[i + kPrefetchAhead].data(), 1);
+          if (i + kPrefetchAhead < resolved->ranges.size())
+            __builtin_prefetch(resolved->ranges[i + kPrefetchAhead].data(), 1);
           context_.copy.Copy(range.data(), from, range.size());
           from += range.size();
         }
@@ -107,13 +117,15 @@ class DataServer {
     co_return co_await Acknowledge(header);
   }
 
-  // One acknowledgement covers every frame before it, so a frame whose successor is already here, or is said to follow, sends none.
+  // One acknowledgement covers every frame before it, so a frame whose successor is already here,
+  // or is said to follow, sends none.
   Task<Status> Acknowledge(const FrameHeader& header) {
     constexpr std::uint32_t kUnacknowledgedMax = 4;
     unacknowledged_ += 1;
     written_ = header.id;
     if ((header.flags & kFrameMoreFollows) != 0) co_return Status{};
-    if (reader_.buffered().size() >= kFrameHeaderBytes && unacknowledged_ < kUnacknowledgedMax) co_return Status{};
+    if (reader_.buffered().size() >= kFrameHeaderBytes && unacknowledged_ < kUnacknowledgedMax)
+      co_return Status{};
     co_return co_await Flush();
   }
 
@@ -131,12 +143,14 @@ class DataServer {
     if (!flushed) co_return flushed;
     const Result<Resolved> resolved = Resolve(*context_.regions, body, Access::kRead);
     if (!resolved) co_return co_await Refuse(header.id, resolved.error());
-    const bool direct = body.total_bytes >= kSendDirectBytesMin * std::max<std::size_t>(1, body.ranges.size());
+    const bool direct =
+        body.total_bytes >= kSendDirectBytesMin * std::max<std::size_t>(1, body.ranges.size());
     DataBody answer;
     std::vector<Bytes> buffers(2);
     if (direct) {
       for (const MutableBytes range : resolved->ranges) {
-        answer.payload_crc32c = context_.copy.Crc32c(range.data(), range.size(), answer.payload_crc32c);
+        answer.payload_crc32c =
+            context_.copy.Crc32c(range.data(), range.size(), answer.payload_crc32c);
         buffers.emplace_back(range);
       }
     } else {
@@ -158,8 +172,8 @@ class DataServer {
     co_return written;
   }
 
-  // Copies the ranges one behind the other and returns their checksum. Short ones are summed at the end, together: a call
-  // for each would cost more than its bytes.
+  // Copies the ranges one behind the other and returns their checksum. Short ones are summed at the
+  // end, together: a call for each would cost more than its bytes.
   std::uint32_t Gather(std::span<const MutableBytes> ranges, std::byte* to) const {
     constexpr std::size_t kSumTogetherBytesMax = 1 << 10;
     std::uint32_t crc = 0;
@@ -204,18 +218,21 @@ class DataServer {
   std::shared_ptr<const TcpServerContext> shared_;
   const TcpServerContext& context_;
   std::vector<std::byte> staging_;
-  std::uint32_t unacknowledged_ = 0;  // writes in place, up to `written_`, that the peer has not been told of
+  std::uint32_t unacknowledged_ =
+      0;  // writes in place, up to `written_`, that the peer has not been told of
   std::uint64_t written_ = 0;
 };
 
 }  // namespace
 
-Task<void> ServeTcpData(std::shared_ptr<ServedLane> lane, std::shared_ptr<const TcpServerContext> context) {
+Task<void> ServeTcpData(std::shared_ptr<ServedLane> lane,
+                        std::shared_ptr<const TcpServerContext> context) {
   const std::shared_ptr<Stream> stream = lane->stream;
   DataServer server(std::move(lane), std::move(context));
   const Status ended = co_await server.Run();
   if (!ended && ended.error().code() == Errc::kCorrupt) {
-    MC_LOG(info, "{}", Within("data connection from " + ToString(stream->remote()), ended.error()).Text());
+    MC_LOG(info, "{}",
+           Within("data connection from " + ToString(stream->remote()), ended.error()).Text());
   }
   stream->Close();
 }

@@ -1,5 +1,6 @@
-// TCP: the transport that always works. A few long-lived connections per peer to its common port; gather lists and
-// bytes in frames of at most 2 MiB, acknowledged once the bytes are in place, each under a CRC32C.
+// TCP: the transport that always works. A few long-lived connections per peer to its common port;
+// gather lists and bytes in frames of at most 2 MiB, acknowledged once the bytes are in place, each
+// under a CRC32C.
 #pragma once
 
 #include <functional>
@@ -15,18 +16,18 @@
 namespace mooncake {
 
 struct TcpOptions {
-  std::size_t lanes = 2;              ///< Connections per peer that the data loop uses,
-  std::size_t caller_lanes = 2;       ///< and that calling threads use themselves, where the world has threads.
+  std::size_t lanes = 2;  ///< Connections per peer that the data loop uses,
+  std::size_t caller_lanes =
+      2;  ///< and that calling threads use themselves, where the world has threads.
   std::size_t frames_in_flight = 32;  ///< Unacknowledged frames per lane: 8 MiB.
-  /// Of payload; at least 1, at most kDataPayloadBytesMax. While one side sums and sends a frame, the other receives and
-  /// sums the one before: as much as fits into a processor's own cache.
+  /// Of payload; at least 1, at most kDataPayloadBytesMax. While one side sums and sends a frame,
+  /// the other receives and sums the one before: as much as fits into a processor's own cache.
   std::uint64_t frame_bytes_max = 256 << 10;
 };
 
 /// `introduce` tells who this side is, at each dial. `world` and `metrics` outlive the transport.
-[[nodiscard]] std::unique_ptr<Transport> MakeTcpTransport(World& world, Metrics& metrics,
-                                                          std::shared_ptr<const RegionTable> regions,
-                                                          const CopyEngine& copy, std::function<Introduction()> introduce,
-                                                          TcpOptions options);
+[[nodiscard]] std::unique_ptr<Transport> MakeTcpTransport(
+    World& world, Metrics& metrics, std::shared_ptr<const RegionTable> regions,
+    const CopyEngine& copy, std::function<Introduction()> introduce, TcpOptions options);
 
 }  // namespace mooncake
