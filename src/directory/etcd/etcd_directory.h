@@ -18,6 +18,6 @@ struct EtcdServers {
 /// "h:p", "h:p,h:p", "etcd://[user:password@]h:p[,h:p]". kBadAddress.
 [[nodiscard]] Result<EtcdServers> ParseEtcdServers(std::string_view connection);
 
-[[nodiscard]] std::unique_ptr<Directory> MakeEtcdDirectory(World& world, EtcdServers servers, std::string cluster);
+[[nodiscard]] std::unique_ptr<Directory> MakeEtcdDirectory(World& world, EtcdServers servers, const std::string& cluster);
 
 }  // namespace mooncake
