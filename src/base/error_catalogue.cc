@@ -49,7 +49,7 @@ constexpr std::array kCatalogue = {
     ErrorEntry{Id::kUnknownModel, kInvalidArgument, "unknown model",
                "Pick one that `mooncake models` lists."},
     ErrorEntry{Id::kDirectoryDenied, kDenied, "the directory refuses these credentials",
-               "Correct user and password in metadata_server: etcd://user:password@host:port."},
+               "Correct user and password in metadata_server: etcd://user:password@host:port, redis://:password@host:port."},
     ErrorEntry{Id::kPeerGone, kPeerGone, "the peer is gone",
                "Start it again: connections heal by themselves; its own log says why it went."},
     ErrorEntry{Id::kConnectRefused, kPeerGone, "nothing listens at the peer's address",

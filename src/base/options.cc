@@ -52,6 +52,7 @@ std::optional<std::string> WhatIsWrong(const OptionSpec& spec, std::string_view 
   if (text.empty()) return std::nullopt;
   switch (spec.unit) {
     case Unit::kText:
+    case Unit::kSecret:
     case Unit::kUnused:
       return std::nullopt;
     case Unit::kFlag:
@@ -188,7 +189,11 @@ Result<Options> Options::Load(std::span<const OptionSpec> table, const Sources& 
       if (value.spec->unit == Unit::kUnused) continue;
       std::string variable = "MOONCAKE_" + name;
       for (char& c : variable) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
-      const std::string text = sources.environment(variable);
+      std::string text = sources.environment(variable);
+      if (text.empty() && !value.spec->variable.empty()) {
+        variable = value.spec->variable;
+        text = sources.environment(variable);
+      }
       if (!text.empty()) MC_TRY_STATUS(set(value, text, OptionOrigin::kEnvironment, variable));
     }
   }
@@ -229,7 +234,10 @@ mooncake::Duration Options::Duration(std::string_view name) const {
 
 std::vector<Options::Value> Options::Explain() const {
   std::vector<Value> all;
-  for (const OptionSpec* spec : order_) all.push_back(Find(spec->name));
+  for (const OptionSpec* spec : order_) {
+    Value& value = all.emplace_back(Find(spec->name));
+    if (spec->unit == Unit::kSecret && !value.text.empty()) value.text = "(set)";
+  }
   return all;
 }
 

@@ -24,6 +24,7 @@ enum class Unit {
   kBytes,     ///< "512MiB" (base/units.h).
   kDuration,  ///< "250ms" (base/units.h).
   kChoice,    ///< One of `choices`.
+  kSecret,    ///< Anything; never shown.
   kUnused,    ///< Accepted because files that people have contain it; nothing here reads it.
 };
 
@@ -34,6 +35,7 @@ struct OptionSpec {
   std::string_view help;          ///< A sentence; what the default means, if that is not plain.
   std::string_view choices = {};  ///< For kChoice: "prefill|decode|both".
   std::string_view flag = {};     ///< Another flag for it, without dashes ("label").
+  std::string_view variable = {};  ///< Another variable for it, whole ("MC_REDIS_PASSWORD"); MOONCAKE_NAME wins.
 };
 
 enum class OptionOrigin { kDefault, kFile, kEnvironment, kFlag };
@@ -61,7 +63,7 @@ class Options {
 
   struct Value {
     const OptionSpec* spec;
-    std::string text;
+    std::string text;  ///< From Explain(): "(set)" for a secret.
     OptionOrigin origin = OptionOrigin::kDefault;
   };
   /// In the order of the table. For `mooncake config explain`.

@@ -14,6 +14,7 @@ constexpr OptionSpec kTable[] = {
     {"timeout", "30s", Unit::kDuration, "How long."},
     {"verify", "false", Unit::kFlag, "Whether."},
     {"mode", "", Unit::kUnused, ""},
+    {"password", "", Unit::kSecret, "A secret.", {}, {}, "MC_PASSWORD"},
 };
 
 Options::Sources File(std::string content) { return {"a.json", std::move(content), {}, {}}; }
@@ -32,6 +33,21 @@ TEST(Options, LaterSourcesWin) {
   EXPECT_EQ(options->Duration("timeout"), std::chrono::seconds(5));
   EXPECT_FALSE(options->Flag("verify"));
   EXPECT_EQ(options->Explain()[2].origin, OptionOrigin::kEnvironment);
+}
+
+TEST(Options, ASecretMayHaveAVariableOfAnotherNameAndIsNotShown) {
+  std::map<std::string, std::string> environment = {{"MC_PASSWORD", "of old"}};
+  Options::Sources sources;
+  sources.environment = [&environment](const std::string& name) { return environment[name]; };
+  Result<Options> options = Options::Load(kTable, sources);
+  ASSERT_TRUE(options);
+  EXPECT_EQ(options->Text("password"), "of old");
+  EXPECT_EQ(options->Explain().back().text, "(set)");
+  EXPECT_EQ(options->Explain().back().origin, OptionOrigin::kEnvironment);
+  environment["MOONCAKE_PASSWORD"] = "ours";
+  options = Options::Load(kTable, sources);
+  ASSERT_TRUE(options);
+  EXPECT_EQ(options->Text("password"), "ours");
 }
 
 TEST(Options, AnUnknownKeyNamesTheNearestKnownOne) {
