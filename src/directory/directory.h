@@ -63,11 +63,17 @@ enum class DirectoryUse {
   kReader,  ///< Only looks: where nobody carries it, calls fail with kDirectoryRefused.
 };
 
+struct DirectoryAccess {
+  DirectoryUse use = DirectoryUse::kMember;
+  std::string redis_password;  ///< For a redis:// without a password of its own.
+};
+
 /// `connection` as users write it: "" (this host), "mooncake://host:port", "etcd://[user:password@]host:port[,…]",
-/// "host:port" (etcd, as users expect), "P2PHANDSHAKE". Errors: kBadAddress, kBadOptionValue.
+/// "host:port" (etcd, as users expect), "redis://[[user:]password@]host:port[/database]", "http://host:port/metadata",
+/// "P2PHANDSHAKE". Errors: kBadAddress, kBadOptionValue.
 [[nodiscard]] Result<std::unique_ptr<Directory>> OpenDirectory(World& world, const std::string& connection,
                                                                const std::string& cluster,
-                                                               DirectoryUse use = DirectoryUse::kMember);
+                                                               const DirectoryAccess& access = {});
 
 /// The newest live incarnation of `label` among `records`, or the kNotFound that `gone` explains.
 [[nodiscard]] Result<Record> PickNewest(const std::string& label, const std::vector<Record>& records,

@@ -12,7 +12,8 @@ namespace mooncake {
 namespace {
 
 constexpr Duration kRefreshInterval = kLeaseDuration / 5;
-constexpr Duration kRefreshJitterMax = kRefreshInterval / 8;  // processes that start together drift apart
+constexpr Duration kRefreshJitterMax =
+    kRefreshInterval / 8;  // processes that start together drift apart
 constexpr Duration kRetryInterval = std::chrono::milliseconds(500);
 constexpr Duration kCallTimeout = std::chrono::seconds(2);
 
@@ -124,13 +125,15 @@ class LeasedDirectory final : public Directory {
       if (ended) ended->Set(true);
     }
 
-    // One call to the store at a time, each with its own bound: a sign of life never waits long for a listing.
+    // One call to the store at a time, each with its own bound: a sign of life never waits long for
+    // a listing.
     template <class T>
     Task<Result<T>> InTurn(std::function<Task<Result<T>>(Instant limit)> call, Instant deadline) {
       const auto self = shared_from_this();
       auto turn = Enter(deadline);
       if (!co_await std::move(turn)) {
-        co_return Fail(ErrorId::kDirectoryTimeout, store->Describe() + ": other calls wait for it too");
+        co_return Fail(ErrorId::kDirectoryTimeout,
+                       store->Describe() + ": other calls wait for it too");
       }
       auto made = call(std::min(deadline, After(world.clock.Now(), kCallTimeout)));
       Result<T> result = co_await std::move(made);
@@ -182,7 +185,8 @@ class LeasedDirectory final : public Directory {
     std::deque<std::shared_ptr<OneShot<bool>>> waiting;
     std::optional<Outage> outage;
     Signal wake;  // waited for by PutFirst(), then by KeepAlive() alone
-    std::shared_ptr<OneShot<bool>> keeper_ended;  // set when neither of the two will call the store again
+    std::shared_ptr<OneShot<bool>>
+        keeper_ended;  // set when neither of the two will call the store again
     Roster roster;
   };
 

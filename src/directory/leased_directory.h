@@ -1,5 +1,6 @@
-// What the directories have in common whose records lie in a service that others run: publishing through its outages,
-// signs of life, the roster. What differs is how one kind of service holds records: a RecordStore.
+// What the directories have in common whose records lie in a service that others run: publishing
+// through its outages, signs of life, the roster. What differs is how one kind of service holds
+// records: a RecordStore.
 #pragma once
 
 #include <memory>
@@ -22,7 +23,8 @@ class RecordStore {
   virtual ~RecordStore() = default;
   /// The connection string, without passwords.
   [[nodiscard]] virtual std::string Describe() const = 0;
-  /// Writes the record of this process, or shows that it is alive. It stands for kLeaseDuration from now on.
+  /// Writes the record of this process, or shows that it is alive. It stands for kLeaseDuration
+  /// from now on.
   [[nodiscard]] virtual Task<Status> Put(Record record, Instant deadline) = 0;
   [[nodiscard]] virtual Task<Status> Remove(InstanceId id, Instant deadline) = 0;
   /// The live records, in any order.
@@ -34,7 +36,8 @@ class RecordStore {
 [[nodiscard]] std::unique_ptr<Directory> MakeLeasedDirectory(World& world,
                                                              std::unique_ptr<RecordStore> store);
 
-/// Adds the record that `value`, a JSON text found at `where`, holds. One that cannot be read is skipped.
+/// Adds the record that `value`, a JSON text found at `where`, holds. One that cannot be read is
+/// skipped.
 void AddRecord(std::string_view value, const std::string& where, Listing& listing);
 
 /// False where waiting cannot help: somebody must correct something first.
