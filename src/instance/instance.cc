@@ -189,7 +189,8 @@ Result<std::unique_ptr<Instance>> Instance::Open(World& world, const Options& op
                                                  const TransportFactory& add_transports) {
   auto parts = std::make_unique<Parts>(world, copy);
   parts->started = world.clock.Now();
-  MC_TRY(parts->directory, OpenDirectory(world, options.Text("metadata_server"), options.Text("cluster")));
+  MC_TRY(parts->directory, OpenDirectory(world, options.Text("metadata_server"), options.Text("cluster"),
+                                          {.redis_password = options.Text("redis_password")}));
   const Result<ListenPlan> plan = Await(world, PlanListening(world, options));
   if (!plan) return Fail(plan.error());
   Result<std::unique_ptr<Listener>> listener = world.network.Listen(world.control, plan->at);

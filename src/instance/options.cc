@@ -12,9 +12,12 @@ constexpr OptionSpec kOptions[] = {
     {"host", "", Unit::kText, "Listen at this address instead of the one in local_hostname."},
     {"port", "", Unit::kCount, "Listen on this port instead of the one in local_hostname; 0 chooses a free one."},
     {"metadata_server", "", Unit::kText,
-     "The directory: etcd://[user:password@]host:port[,host:port], mooncake://host:port, P2PHANDSHAKE, or host:port for "
-     "etcd. Without a value: this host's own, which needs no service.",
+     "The directory: etcd://[user:password@]host:port[,host:port], redis://[[user:]password@]host:port[/database], "
+     "http://host:port/metadata, mooncake://host:port, P2PHANDSHAKE, or host:port for etcd. Without a value: this host's "
+     "own, which needs no service.",
      {}, "directory"},
+    {"redis_password", "", Unit::kSecret, "The password of a redis:// directory that is written without one. Also read from MC_REDIS_PASSWORD.",
+     {}, {}, "MC_REDIS_PASSWORD"},
     {"cluster", "default", Unit::kText, "Instances of different clusters do not see each other."},
     {"directory_wait", "15s", Unit::kDuration, "How long to wait for the directory at start before giving up; 0 waits for ever."},
     {"protocol", "", Unit::kChoice,
