@@ -5,6 +5,7 @@
 #include <spawn.h>
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <array>
 #include <deque>
 #include <filesystem>
@@ -114,6 +115,7 @@ import http.server, sys, urllib.parse
 kept = {}
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1
     def log_message(self, *ignored): pass
     def answer(self, status, body=b""):
         self.send_response(status)
@@ -356,6 +358,34 @@ TEST_P(DirectoryContract, AnotherClustersRecordsAreNotSeen) {
   });
 }
 
+TEST_P(DirectoryContract, ManyThatStartAtOnceAreAllFound) {
+  constexpr std::uint64_t kCount = 8;
+  std::vector<Status> published(kCount);
+  std::vector<std::shared_ptr<OneShot<bool>>> ended;
+  Directory& reader = Open();
+  RunOn(world_, [&]() -> Task<void> {
+    for (std::uint64_t i = 0; i < kCount; ++i) {
+      Spawn(world_.control, [](Directory& directory, Record record, Instant limit, Status& status,
+                               std::shared_ptr<OneShot<bool>> end) -> Task<void> {
+        auto publish = directory.Publish(std::move(record), limit);
+        status = co_await std::move(publish);
+        end->Set(true);
+      }(Open(), Mine(i + 1, "p"), In(10s), published[i], ended.emplace_back(std::make_shared<OneShot<bool>>())));
+    }
+    for (const auto& end : ended) co_await end->Get();
+    for (const Status& status : published) EXPECT_TRUE(Succeeds(status));
+    Result<std::vector<Record>> all = co_await reader.List(In(5s));
+    for (int i = 0; i < 100 && all && all->size() < kCount; ++i) {  // a listing of the public kind heals in a few signs of life
+      co_await world_.clock.SleepFor(world_.control, 100ms);
+      all = co_await reader.List(In(5s));
+    }
+    EXPECT_TRUE(Succeeds(all));
+    EXPECT_EQ(all->size(), kCount);
+    EXPECT_TRUE(std::is_sorted(all->begin(), all->end(),
+                               [](const Record& a, const Record& b) { return a.identity.id < b.identity.id; }));
+  });
+}
+
 INSTANTIATE_TEST_SUITE_P(Each, DirectoryContract, testing::Values("host", "mooncake", "etcd", "redis", "http", "http-public"),
                          &NameOf);
 
@@ -451,11 +481,10 @@ TEST(DirectoryLeases, AProcessThatIsKilledIsGoneFromEveryKindWithinItsLease) {
       EXPECT_TRUE(Succeeds(found)) << reader->Describe();
     }
     for (const auto& reader : readers) {
-      Result<Record> found = MakeRecord(1, "p0");
+      Result<Record> found = co_await reader->Find("p0", After(world.clock.Now(), 1s));
       while (found && world.clock.Now() < start + 2 * kLeaseDuration) {
         co_await world.clock.SleepFor(world.control, 100ms);
-        auto find = reader->Find("p0", After(world.clock.Now(), 1s));
-        found = co_await std::move(find);
+        found = co_await reader->Find("p0", After(world.clock.Now(), 1s));
       }
       const bool gone = FailsWith(found, ErrorId::kNotFound);
       EXPECT_TRUE(gone) << reader->Describe();

@@ -68,7 +68,7 @@ class HttpStore final : public RecordStore {
       }
       co_return listing;
     }
-    const Result<std::vector<InstanceId>> ids = ReadIndex(*answer);
+    const Result<std::vector<InstanceId>> ids = IdsIn(*answer);
     if (!ids) co_return Fail(ids.error());
     for (const InstanceId id : *ids) {
       auto get = GetLive(id, deadline);
@@ -151,10 +151,15 @@ class HttpStore final : public RecordStore {
     co_return answer;
   }
 
-  // ---- a service of the public kind: records that end by what they say, and an index instead of a
-  // listing ----
+  // ---- a service of the public kind: what a record says of its end, and an index for a listing
+  // ----
 
-  Result<std::vector<InstanceId>> ReadIndex(const Answer& answer) const {
+  Result<std::vector<InstanceId>> IdsIn(const Answer& answer) const {
+    if (answer.is_ours) {
+      return Fail(
+          ErrorId::kDirectoryUnreachable,
+          Where() + " has been replaced by a service of our own: a sign of life reaches it");
+    }
     if (answer.status != 200 && answer.status != 404) return Fail(NotTheService("a GET", answer));
     Result<std::vector<InstanceId>> ids = IndexFromJson(answer.status == 200 ? answer.body : "");
     if (!ids) return Fail(Within(Where(), ids.error()));
@@ -171,52 +176,66 @@ class HttpStore final : public RecordStore {
   }
 
   // The index is read and written back whole, so one of two writers at a time may be lost. It looks
-  // whether it stands there, and every sign of life looks again.
+  // whether it stands there, and every sign of life looks again. Who enters also sweeps: ids whose
+  // records have ended leave.
   Task<Status> EnterIndex(InstanceId id, Instant deadline) {
     constexpr int kAttemptsMax = 5;
+    constexpr Duration kBackOffMax = std::chrono::milliseconds(20);  // twice as long each time
+    std::vector<InstanceId> ended;
     for (int attempt = 0;; ++attempt) {
-      auto look = Look(deadline);
-      const Result<Answer> answer = co_await std::move(look);
-      if (!answer) co_return Fail(answer.error());
-      if (answer->is_ours)
-        co_return Status{};  // replaced just now: the next sign of life reaches it
-      const Result<std::vector<InstanceId>> ids = ReadIndex(*answer);
+      auto read = ReadIndex(deadline);
+      Result<std::vector<InstanceId>> ids = co_await std::move(read);
       if (!ids) co_return Fail(ids.error());
       if (std::find(ids->begin(), ids->end(), id) != ids->end()) co_return Status{};
-      if (attempt == kAttemptsMax && ids->empty()) {
+      if (attempt > kAttemptsMax && ids->empty()) {
         co_return Fail(ErrorId::kWrongService, Where() + " does not keep what it accepts");
       }
-      if (attempt == kAttemptsMax) {
+      if (attempt > kAttemptsMax) {
         co_return Fail(ErrorId::kDirectoryUnreachable,
                        Where() + ": others write the index of the instances at the same time");
       }
-      auto write = WriteIndex(*ids, id, deadline);
-      const Status written = co_await std::move(write);
-      if (!written) co_return written;
+      if (attempt == 0 && !ids->empty()) {  // takes a while, so the index is read again after it
+        auto sweep = Sweep(*ids, deadline);
+        Result<std::vector<InstanceId>> swept = co_await std::move(sweep);
+        if (!swept) co_return Fail(swept.error());
+        ended = std::move(*swept);
+        continue;
+      }
+      std::erase_if(*ids, [&ended](const InstanceId& known) {
+        return std::find(ended.begin(), ended.end(), known) != ended.end();
+      });
+      ids->push_back(id);
+      auto put = Send("PUT", "key=" + EscapeQuery(index_), IndexToJson(*ids), deadline);
+      const Result<Answer> answer = co_await std::move(put);
+      if (!answer) co_return Fail(answer.error());
+      if (answer->status != 200) co_return Fail(NotTheService("a PUT", *answer));
+      const auto bound = static_cast<std::uint64_t>(kBackOffMax.count()) << attempt;
+      auto pause = world_.clock.SleepFor(world_.control, Duration(world_.random.Below(bound)));
+      co_await std::move(pause);  // those that write at the same time drift apart
     }
   }
 
-  // Who enters also sweeps: ids whose records have ended leave, and the records with them.
-  Task<Status> WriteIndex(const std::vector<InstanceId>& ids, InstanceId entering,
-                          Instant deadline) {
-    std::vector<InstanceId> live = {entering};
+  Task<Result<std::vector<InstanceId>>> ReadIndex(Instant deadline) {
+    auto look = Look(deadline);
+    const Result<Answer> answer = co_await std::move(look);
+    if (!answer) co_return Fail(answer.error());
+    co_return IdsIn(*answer);
+  }
+
+  // Removes the records that have ended. Returns whose they were.
+  Task<Result<std::vector<InstanceId>>> Sweep(std::vector<InstanceId> ids, Instant deadline) {
+    std::vector<InstanceId> ended;
     for (const InstanceId id : ids) {
       auto get = GetLive(id, deadline);
       const Result<std::string> value = co_await std::move(get);
       if (!value) co_return Fail(value.error());
-      if (!value->empty()) {
-        live.push_back(id);
-        continue;
-      }
+      if (!value->empty()) continue;
+      ended.push_back(id);
       auto remove = Send("DELETE", "key=" + EscapeQuery(Key(id)), {}, deadline);
       const Result<Answer> removed = co_await std::move(remove);
       if (!removed) co_return Fail(removed.error());
     }
-    auto put = Send("PUT", "key=" + EscapeQuery(index_), IndexToJson(live), deadline);
-    const Result<Answer> answer = co_await std::move(put);
-    if (!answer) co_return Fail(answer.error());
-    if (answer->status != 200) co_return Fail(NotTheService("a PUT", *answer));
-    co_return Status{};
+    co_return ended;
   }
 
   World& world_;
