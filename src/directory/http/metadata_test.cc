@@ -116,7 +116,7 @@ class MetadataService : public testing::Test {
   void TearDown() override {
     RunOn(world_, [this]() -> Task<void> {
       server_->Close(Error{ErrorId::kClosed, {}});
-      co_return;
+      while (server_->connections() > 0) co_await world_.clock.SleepFor(world_.control, 1ms);
     });
     real_.Stop();
   }
