@@ -1,4 +1,5 @@
-// The target's side of a ring: scatters what peers post into this process's regions, gathers what they ask for.
+// The target's side of a ring: scatters what peers post into this process's regions, gathers what
+// they ask for.
 #pragma once
 
 #include <memory>
@@ -17,8 +18,9 @@ namespace mooncake::shm {
 class RingServer : public std::enable_shared_from_this<RingServer> {
  public:
   /// `memory` and `bell` come from a peer: checked here. kBadFrame, kMapFailed.
-  [[nodiscard]] static Result<std::shared_ptr<RingServer>> Attach(World& world, std::shared_ptr<const RegionTable> regions,
-                                                                  const CopyEngine& copy, UniqueFd memory, UniqueFd bell);
+  [[nodiscard]] static Result<std::shared_ptr<RingServer>> Attach(
+      World& world, std::shared_ptr<const RegionTable> regions, const CopyEngine& copy,
+      UniqueFd memory, UniqueFd bell);
   /// Works until the peer goes, misbehaves, or Close(). On the data loop.
   [[nodiscard]] static Task<void> Serve(std::shared_ptr<RingServer> self);
   /// When this returns, no region is touched any more. Any thread; idempotent.
@@ -43,8 +45,8 @@ class RingServer : public std::enable_shared_from_this<RingServer> {
   };
   enum class Progress { kSome, kNone, kEnd };
 
-  RingServer(World& world, std::shared_ptr<const RegionTable> regions, const CopyEngine& copy, std::unique_ptr<MappedView> memory,
-             std::unique_ptr<Doorbell> bell);
+  RingServer(World& world, std::shared_ptr<const RegionTable> regions, const CopyEngine& copy,
+             std::unique_ptr<MappedView> memory, std::unique_ptr<Doorbell> bell);
   [[nodiscard]] Task<bool> WorkUntilQuiet();
   [[nodiscard]] Progress WorkSome();
   void AwaitPosted(Duration patience);
