@@ -57,9 +57,12 @@ TEST(Options, AnUnknownKeyNamesTheNearestKnownOne) {
 }
 
 TEST(Options, AValueOfTheWrongKindSaysWhichKindIsRight) {
-  EXPECT_TRUE(FailsWith(Options::Load(kTable, File(R"({"kv_memory": "lots"})")), ErrorId::kBadOptionValue));
-  EXPECT_TRUE(FailsWith(Options::Load(kTable, File(R"({"role": "chef"})")), ErrorId::kBadOptionValue));
-  EXPECT_TRUE(FailsWith(Options::Load(kTable, File(R"({"verify": [1]})")), ErrorId::kBadOptionValue));
+  EXPECT_TRUE(
+      FailsWith(Options::Load(kTable, File(R"({"kv_memory": "lots"})")), ErrorId::kBadOptionValue));
+  EXPECT_TRUE(
+      FailsWith(Options::Load(kTable, File(R"({"role": "chef"})")), ErrorId::kBadOptionValue));
+  EXPECT_TRUE(
+      FailsWith(Options::Load(kTable, File(R"({"verify": [1]})")), ErrorId::kBadOptionValue));
 }
 
 TEST(Options, ABrokenFileNamesTheLine) {

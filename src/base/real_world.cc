@@ -25,6 +25,7 @@
 #include <thread>
 
 #include "base/log.h"
+#include "base/outside_order.h"
 #include "base/worker.h"
 
 namespace mooncake {
@@ -36,15 +37,18 @@ using Tcp = asio::ip::tcp;
 using Local = asio::local::stream_protocol;
 
 Error FromAsio(const error_code& code, std::string context) {
-  if (code == asio::error::eof || code == asio::error::connection_reset || code == asio::error::broken_pipe) {
+  if (code == asio::error::eof || code == asio::error::connection_reset ||
+      code == asio::error::broken_pipe) {
     return Error{ErrorId::kConnectionClosed, std::move(context),
                  code == asio::error::eof ? 0 : code.value()};
   }
   if (code == asio::error::operation_aborted || code == asio::error::bad_descriptor) {
     return Error{ErrorId::kClosed, std::move(context), 0};
   }
-  if (code == asio::error::connection_refused) return Error{ErrorId::kConnectRefused, std::move(context), code.value()};
-  if (code == asio::error::timed_out) return Error{ErrorId::kConnectTimeout, std::move(context), code.value()};
+  if (code == asio::error::connection_refused)
+    return Error{ErrorId::kConnectRefused, std::move(context), code.value()};
+  if (code == asio::error::timed_out)
+    return Error{ErrorId::kConnectTimeout, std::move(context), code.value()};
   return Error{ErrorId::kNetwork, std::move(context), code.value()};
 }
 
@@ -59,7 +63,8 @@ Tcp::endpoint ToAsio(const Endpoint& endpoint) {
 }
 
 Endpoint FromAsio(const Tcp::endpoint& endpoint) {
-  if (endpoint.address().is_v4()) return {IpAddress::V4(endpoint.address().to_v4().to_uint()), endpoint.port()};
+  if (endpoint.address().is_v4())
+    return {IpAddress::V4(endpoint.address().to_v4().to_uint()), endpoint.port()};
   Endpoint result;
   const asio::ip::address_v6 v6 = endpoint.address().to_v6();
   result.address.bytes = v6.to_bytes();
@@ -76,9 +81,10 @@ class RealTimer final : public Timer {
   void At(Instant when, std::function<void()> call) override {
     const std::uint64_t mine = *generation_ += 1;
     timer_.expires_at(when);
-    timer_.async_wait([mine, generation = generation_, call = std::move(call)](const error_code& code) {
-      if (!code && *generation == mine) call();
-    });
+    timer_.async_wait(
+        [mine, generation = generation_, call = std::move(call)](const error_code& code) {
+          if (!code && *generation == mine) call();
+        });
   }
   void Cancel() override {
     *generation_ += 1;
@@ -104,7 +110,8 @@ class RealRandom final : public Random {
  public:
   std::uint64_t Next() override {
     std::uint64_t bits = 0;
-    if (::getrandom(&bits, sizeof bits, 0) != sizeof bits) AssertionFailed("getrandom", __FILE__, __LINE__);
+    if (::getrandom(&bits, sizeof bits, 0) != sizeof bits)
+      AssertionFailed("getrandom", __FILE__, __LINE__);
     return bits;
   }
 };
@@ -115,13 +122,15 @@ class RealFiles final : public Files {
     std::ifstream file(path, std::ios::binary);
     if (!file) return Fail(ErrorId::kFileAccess, "cannot open " + path, errno);
     std::error_code ignored;
-    if (std::filesystem::is_directory(path, ignored)) return Fail(ErrorId::kFileAccess, path + " is a directory");
+    if (std::filesystem::is_directory(path, ignored))
+      return Fail(ErrorId::kFileAccess, path + " is a directory");
     std::string content;
     std::array<char, 65536> block{};
     while (file.read(block.data(), block.size()) || file.gcount() > 0) {
       content.append(block.data(), static_cast<std::size_t>(file.gcount()));
       if (content.size() > bytes_max) {
-        return Fail(ErrorId::kFileAccess, fmt::format("{} is larger than {} bytes", path, bytes_max));
+        return Fail(ErrorId::kFileAccess,
+                    fmt::format("{} is larger than {} bytes", path, bytes_max));
       }
     }
     return content;
@@ -159,6 +168,7 @@ class RealStream final : public Stream {
     error_code code;
     const std::size_t count = co_await socket_.async_read_some(
         asio::buffer(into.data(), into.size()), asio::redirect_error(asio::use_awaitable, code));
+    OrderAfterOutside();
     if (code) co_return Fail(Ended(code));
     co_return count;
   }
@@ -171,6 +181,7 @@ class RealStream final : public Stream {
     error_code code;
     const std::size_t count =
         co_await socket_.async_read_some(buffers, asio::redirect_error(asio::use_awaitable, code));
+    OrderAfterOutside();
     if (code) co_return Fail(Ended(code));
     co_return count;
   }
@@ -179,6 +190,7 @@ class RealStream final : public Stream {
     std::vector<asio::const_buffer> gathered;
     gathered.reserve(buffers.size());
     for (const Bytes& bytes : buffers) gathered.emplace_back(bytes.data(), bytes.size());
+    OrderBeforeOutside();
     error_code code;
     co_await asio::async_write(socket_, gathered, asio::redirect_error(asio::use_awaitable, code));
     if (code) co_return Fail(Failure(code));
@@ -211,8 +223,8 @@ class RealStream final : public Stream {
   Endpoint remote() const override { return remote_; }
 
  private:
-  // The end of a connection is reported by the kernel once (Asio's readiness is edge-triggered): another read would wait
-  // for ever.
+  // The end of a connection is reported by the kernel once (Asio's readiness is edge-triggered):
+  // another read would wait for ever.
   Error Ended(const error_code& code) {
     ended_ = ended_ || code == asio::error::eof;
     return Failure(code);
@@ -228,16 +240,19 @@ class RealStream final : public Stream {
   bool ended_ = false;
 };
 
-// Without these the kernel keeps an idle connection for ever, and one with unanswered bytes for a quarter of an hour.
+// Without these the kernel keeps an idle connection for ever, and one with unanswered bytes for a
+// quarter of an hour.
 void EndWhenPathIsDead(Tcp::socket& socket) {
   constexpr int kIdleSeconds = 8;
   constexpr int kProbeSeconds = 4;
   constexpr int kProbes = 3;
   static_assert(std::chrono::seconds(kIdleSeconds + kProbes * kProbeSeconds) <= kDeadPathMax);
-  constexpr int kUserTimeoutMs = std::chrono::duration_cast<std::chrono::milliseconds>(kDeadPathMax).count();
+  constexpr int kUserTimeoutMs =
+      std::chrono::duration_cast<std::chrono::milliseconds>(kDeadPathMax).count();
   const int fd = socket.native_handle();
   const auto set = [fd](int level, int name, int value) {
-    static_cast<void>(::setsockopt(fd, level, name, &value, sizeof value));  // refused: only slower to notice
+    static_cast<void>(
+        ::setsockopt(fd, level, name, &value, sizeof value));  // refused: only slower to notice
   };
   set(SOL_SOCKET, SO_KEEPALIVE, 1);
   set(IPPROTO_TCP, TCP_KEEPIDLE, kIdleSeconds);
@@ -288,13 +303,16 @@ Error ListenFailure(const error_code& code, const Endpoint& at) {
   const std::string where = ToString(at);
   if (code == asio::error::address_in_use) {
     const std::string holder = FindPortHolder(at);
-    return Error{ErrorId::kPortTaken, fmt::format("{} is held by {}", where, holder.empty() ? "another process" : holder)};
+    return Error{ErrorId::kPortTaken, fmt::format("{} is held by {}", where,
+                                                  holder.empty() ? "another process" : holder)};
   }
   if (code == boost::system::errc::address_not_available) {
     return Error{ErrorId::kAddressNotOurs, where, code.value()};
   }
   if (code == boost::system::errc::permission_denied) {
-    return Error{ErrorId::kListenFailed, fmt::format("{}: ports below 1024 need a right of their own", where), code.value()};
+    return Error{ErrorId::kListenFailed,
+                 fmt::format("{}: ports below 1024 need a right of their own", where),
+                 code.value()};
   }
   return Error{ErrorId::kListenFailed, where, code.value()};
 }
@@ -317,7 +335,9 @@ HostIdentity ReadHostIdentity() {
   return host;
 }
 
-Local::endpoint AbstractName(const std::string& name) { return Local::endpoint(std::string(1, '\0') + name); }
+Local::endpoint AbstractName(const std::string& name) {
+  return Local::endpoint(std::string(1, '\0') + name);
+}
 
 class RealNetwork final : public Network {
  public:
@@ -329,7 +349,8 @@ class RealNetwork final : public Network {
     error_code code;
     acceptor.open(endpoint.protocol(), code);
     if (code) return Fail(ListenFailure(code, at));
-    // Only so that a port whose old connections linger can be bound again; two listeners still exclude each other.
+    // Only so that a port whose old connections linger can be bound again; two listeners still
+    // exclude each other.
     acceptor.set_option(Tcp::acceptor::reuse_address(true), code);
     if (endpoint.protocol() == Tcp::v6()) {
       acceptor.set_option(asio::ip::v6_only(!at.address.is_unspecified()), code);
@@ -341,7 +362,8 @@ class RealNetwork final : public Network {
     return std::make_unique<RealListener<Tcp>>(std::move(acceptor), FromAsio(bound));
   }
 
-  Result<std::unique_ptr<Listener>> ListenLocal(const Executor& executor, const std::string& name) override {
+  Result<std::unique_ptr<Listener>> ListenLocal(const Executor& executor,
+                                                const std::string& name) override {
     Local::acceptor acceptor(executor);
     error_code code;
     acceptor.open(Local(), code);
@@ -352,7 +374,8 @@ class RealNetwork final : public Network {
     return std::make_unique<RealListener<Local>>(std::move(acceptor), Endpoint{});
   }
 
-  Task<Result<std::unique_ptr<Stream>>> Connect(Executor executor, Endpoint to, Instant deadline) override {
+  Task<Result<std::unique_ptr<Stream>>> Connect(Executor executor, Endpoint to,
+                                                Instant deadline) override {
     const Tcp::endpoint endpoint = ToAsio(to);
     Tcp::socket socket(executor);
     co_return co_await Dial<Tcp>(std::move(socket), endpoint, deadline, ToString(to));
@@ -365,15 +388,19 @@ class RealNetwork final : public Network {
     co_return co_await Dial<Local>(std::move(socket), endpoint, deadline, "local name " + name);
   }
 
-  Task<Result<std::vector<IpAddress>>> Resolve(Executor executor, std::string host, Instant deadline) override {
-    if (const Result<IpAddress> literal = ParseIpAddress(host)) co_return std::vector<IpAddress>{*literal};
+  Task<Result<std::vector<IpAddress>>> Resolve(Executor executor, std::string host,
+                                               Instant deadline) override {
+    if (const Result<IpAddress> literal = ParseIpAddress(host))
+      co_return std::vector<IpAddress>{*literal};
     Tcp::resolver resolver(executor);
     RealTimer timer(executor);
     timer.At(deadline, [&resolver] { resolver.cancel(); });
     error_code code;
     const Tcp::resolver::results_type found =
         co_await resolver.async_resolve(host, "", asio::redirect_error(asio::use_awaitable, code));
-    if (code) co_return Fail(ErrorId::kBadAddress, fmt::format("the name \"{}\" cannot be resolved: {}", host, code.message()));
+    if (code)
+      co_return Fail(ErrorId::kBadAddress,
+                     fmt::format("the name \"{}\" cannot be resolved: {}", host, code.message()));
     std::vector<IpAddress> addresses;
     for (const auto& entry : found) addresses.push_back(FromAsio(entry.endpoint()).address);
     co_return addresses;
@@ -399,7 +426,9 @@ class RealNetwork final : public Network {
       }
     }
     ::freeifaddrs(list);
-    const auto rank = [](const IpAddress& a) { return a.is_loopback() ? 2 : a.is_link_local() ? 1 : 0; };
+    const auto rank = [](const IpAddress& a) {
+      return a.is_loopback() ? 2 : a.is_link_local() ? 1 : 0;
+    };
     std::stable_sort(addresses.begin(), addresses.end(),
                      [&rank](const IpAddress& a, const IpAddress& b) { return rank(a) < rank(b); });
     return addresses;
@@ -410,8 +439,8 @@ class RealNetwork final : public Network {
  private:
   template <class Protocol>
   static Task<Result<std::unique_ptr<Stream>>> Dial(typename Protocol::socket socket,
-                                                    typename Protocol::endpoint endpoint, Instant deadline,
-                                                    std::string name) {
+                                                    typename Protocol::endpoint endpoint,
+                                                    Instant deadline, std::string name) {
     const Executor executor = socket.get_executor();
     RealTimer timer(executor);
     bool late = false;
@@ -432,7 +461,9 @@ class RealNetwork final : public Network {
 
 class RealThreads final : public Threads {
  public:
-  std::unique_ptr<Worker> MakeWorker(WorkerUrgency urgency) override { return std::make_unique<ThreadWorker>(urgency); }
+  std::unique_ptr<Worker> MakeWorker(WorkerUrgency urgency) override {
+    return std::make_unique<ThreadWorker>(urgency);
+  }
 };
 
 // A loop and its thread; the work guard keeps it waiting while there is nothing to do.
@@ -464,7 +495,13 @@ struct RealWorld::Impl {
   LoopThread control;
   LoopThread data;
   asio::signal_set signals{control.context()};
-  World world{clock, random, network, files, threads, control.context().get_executor(), data.context().get_executor()};
+  World world{clock,
+              random,
+              network,
+              files,
+              threads,
+              control.context().get_executor(),
+              data.context().get_executor()};
 
   void WaitForSignal(std::function<void()> call) {
     signals.async_wait([this, call = std::move(call)](const error_code& code, int) {
@@ -497,6 +534,12 @@ void RealWorld::Stop() {
 void YieldToEverybody() noexcept {
   const sched_param none{};
   ::pthread_setschedparam(::pthread_self(), SCHED_IDLE, &none);  // refused: it runs like the others
+}
+
+Duration ProcessCpuTime() noexcept {
+  timespec spent{};
+  ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &spent);
+  return std::chrono::seconds(spent.tv_sec) + std::chrono::nanoseconds(spent.tv_nsec);
 }
 
 std::string ReadEnvironment(const char* name) {

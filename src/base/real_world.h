@@ -30,6 +30,9 @@ class RealWorld {
 /// "pid 4121 (mooncake)" of the process that listens on `endpoint`; empty if it cannot be told.
 [[nodiscard]] std::string FindPortHolder(const Endpoint& endpoint);
 
+/// Processor time that all threads of this process have spent.
+[[nodiscard]] Duration ProcessCpuTime() noexcept;
+
 /// The environment variable, empty if unset.
 [[nodiscard]] std::string ReadEnvironment(const char* name);
 

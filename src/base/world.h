@@ -1,5 +1,6 @@
-// World: the clock, chance, the network, threads and files as arguments. The real one (real_world.h) is Asio on a few
-// loops; the simulated one (sim/sim_world.h) runs many nodes in one thread under simulated time.
+// World: the clock, chance, the network, threads and files as arguments. The real one
+// (real_world.h) is Asio on a few loops; the simulated one (sim/sim_world.h) runs many nodes in one
+// thread under simulated time.
 #pragma once
 
 #include <chrono>
@@ -35,16 +36,19 @@ class Timer {
 class Clock {
  public:
   virtual ~Clock() = default;
-  [[nodiscard]] virtual Instant Now() = 0;       ///< Any thread.
-  [[nodiscard]] virtual WallTime WallNow() = 0;  ///< Any thread. For people and records, never for deadlines.
+  [[nodiscard]] virtual Instant Now() = 0;  ///< Any thread.
+  [[nodiscard]] virtual WallTime
+  WallNow() = 0;  ///< Any thread. For people and records, never for deadlines.
   [[nodiscard]] virtual std::unique_ptr<Timer> MakeTimer(const Executor& executor) = 0;
   /// Returns at `when`; on the loop `executor`, which is the awaiting coroutine's.
   [[nodiscard]] Task<void> SleepUntil(Executor executor, Instant when);
   [[nodiscard]] Task<void> SleepFor(Executor executor, Duration duration);
 };
 
-/// Sets `event` to false at `deadline`, unless it has been set before, and returns what it was set to.
-[[nodiscard]] Task<bool> WaitUntil(Clock& clock, Executor executor, std::shared_ptr<OneShot<bool>> event, Instant deadline);
+/// Sets `event` to false at `deadline`, unless it has been set before, and returns what it was set
+/// to.
+[[nodiscard]] Task<bool> WaitUntil(Clock& clock, Executor executor,
+                                   std::shared_ptr<OneShot<bool>> event, Instant deadline);
 
 /// `now` + `duration`, at most kNever.
 [[nodiscard]] Instant After(Instant now, Duration duration) noexcept;
@@ -63,14 +67,14 @@ inline constexpr Duration kDeadPathMax = std::chrono::seconds(20);
 using Bytes = std::span<const std::byte>;
 using MutableBytes = std::span<std::byte>;
 
-/// One connection: bytes in order, both ways. Lives on one loop; at most one read and one write at a time. To another host
-/// it ends within kDeadPathMax once nothing that is sent arrives any more, idle or not; a process that only does not read
-/// does not end it.
+/// One connection: bytes in order, both ways. Lives on one loop; at most one read and one write at
+/// a time. To another host it ends within kDeadPathMax once nothing that is sent arrives any more,
+/// idle or not; a process that only does not read does not end it.
 class Stream {
  public:
   virtual ~Stream() = default;  ///< Closes.
-  /// Reads at least one byte. Errors: kConnectionClosed at the peer's end, kClosed after Close(), kConnectTimeout if
-  /// nothing arrives any more, kNetwork.
+  /// Reads at least one byte. Errors: kConnectionClosed at the peer's end, kClosed after Close(),
+  /// kConnectTimeout if nothing arrives any more, kNetwork.
   [[nodiscard]] virtual Task<Result<std::size_t>> ReadSome(MutableBytes into) = 0;
   /// Reads at least one byte into `into`, filling the spans in order.
   [[nodiscard]] virtual Task<Result<std::size_t>> ReadSomeV(std::span<const MutableBytes> into) = 0;
@@ -87,8 +91,8 @@ class Stream {
 class Listener {
  public:
   virtual ~Listener() = default;
-  /// The next connection, on the listener's loop. Errors: kClosed after Close(), kNetwork (out of descriptors: the
-  /// listener lives, call again after a pause).
+  /// The next connection, on the listener's loop. Errors: kClosed after Close(), kNetwork (out of
+  /// descriptors: the listener lives, call again after a pause).
   [[nodiscard]] virtual Task<Result<std::unique_ptr<Stream>>> Accept() = 0;
   [[nodiscard]] virtual Endpoint bound() const = 0;  ///< With the port that the kernel chose.
   virtual void Close() noexcept = 0;
@@ -96,7 +100,7 @@ class Listener {
 
 /// What tells two processes whether they share a host.
 struct HostIdentity {
-  std::string boot_id;     ///< Equal on one running kernel.
+  std::string boot_id;  ///< Equal on one running kernel.
   std::string host_name;
   std::int64_t process = 0;       ///< Process id.
   std::string process_namespace;  ///< Equal where process ids mean the same.
@@ -108,18 +112,22 @@ class Network {
   virtual ~Network() = default;
   /// Binds and listens before it returns. An unspecified IPv6 address accepts both families.
   /// Errors: kPortTaken (names the holder), kAddressNotOurs, kListenFailed.
-  [[nodiscard]] virtual Result<std::unique_ptr<Listener>> Listen(const Executor& executor, const Endpoint& at) = 0;
-  /// Listens under a name that only processes of this host (and this network namespace) see; the name dies with the
-  /// process. kPortTaken if somebody has it.
+  [[nodiscard]] virtual Result<std::unique_ptr<Listener>> Listen(const Executor& executor,
+                                                                 const Endpoint& at) = 0;
+  /// Listens under a name that only processes of this host (and this network namespace) see; the
+  /// name dies with the process. kPortTaken if somebody has it.
   [[nodiscard]] virtual Result<std::unique_ptr<Listener>> ListenLocal(const Executor& executor,
                                                                       const std::string& name) = 0;
   /// Errors: kConnectRefused, kConnectTimeout, kNetwork.
-  [[nodiscard]] virtual Task<Result<std::unique_ptr<Stream>>> Connect(Executor executor, Endpoint to,
+  [[nodiscard]] virtual Task<Result<std::unique_ptr<Stream>>> Connect(Executor executor,
+                                                                      Endpoint to,
                                                                       Instant deadline) = 0;
-  [[nodiscard]] virtual Task<Result<std::unique_ptr<Stream>>> ConnectLocal(Executor executor, std::string name,
+  [[nodiscard]] virtual Task<Result<std::unique_ptr<Stream>>> ConnectLocal(Executor executor,
+                                                                           std::string name,
                                                                            Instant deadline) = 0;
   /// A literal address or a name, in the order to try. kBadAddress if there is none.
-  [[nodiscard]] virtual Task<Result<std::vector<IpAddress>>> Resolve(Executor executor, std::string host,
+  [[nodiscard]] virtual Task<Result<std::vector<IpAddress>>> Resolve(Executor executor,
+                                                                     std::string host,
                                                                      Instant deadline) = 0;
   /// The addresses of this host's interfaces that are up, routable ones first, loopback last.
   [[nodiscard]] virtual std::vector<IpAddress> LocalAddresses() = 0;
@@ -130,12 +138,14 @@ class Files {
  public:
   virtual ~Files() = default;
   /// The whole file, at most `bytes_max`. kFileAccess.
-  [[nodiscard]] virtual Result<std::string> Read(const std::string& path, std::uint64_t bytes_max) = 0;
+  [[nodiscard]] virtual Result<std::string> Read(const std::string& path,
+                                                 std::uint64_t bytes_max) = 0;
   /// Replaces the file in one step (written beside it, renamed). kFileAccess.
   [[nodiscard]] virtual Status Write(const std::string& path, std::string_view content) = 0;
 };
 
-/// Does what may block, away from the loops: one piece after another, each after those that were added before.
+/// Does what may block, away from the loops: one piece after another, each after those that were
+/// added before.
 class Worker {
  public:
   virtual ~Worker() = default;  ///< Stop().
@@ -156,7 +166,8 @@ enum class WorkerUrgency : std::uint8_t {
 class Threads {
  public:
   virtual ~Threads() = default;
-  [[nodiscard]] virtual std::unique_ptr<Worker> MakeWorker(WorkerUrgency urgency = WorkerUrgency::kNormal) = 0;
+  [[nodiscard]] virtual std::unique_ptr<Worker> MakeWorker(
+      WorkerUrgency urgency = WorkerUrgency::kNormal) = 0;
 };
 
 struct World {

@@ -1,4 +1,5 @@
-// What every command of the program is made of: a table of options, a text for --help, and a function.
+// What every command of the program is made of: a table of options, a text for --help, and a
+// function.
 #pragma once
 
 #include <span>
@@ -38,6 +39,7 @@ struct Command {
 int Report(const Error& error);
 
 // One for each file of this folder.
+extern const Command kBenchTransferCommand;
 extern const Command kInstanceCommand;
 extern const Command kDirectoryCommand;
 extern const Command kModelsCommand;

@@ -5,31 +5,17 @@
 
 #include "base/log.h"
 #include "cli/command.h"
-#include "engine/engine.h"
+#include "cli/transports.h"
 #include "instance/instance.h"
 #include "instance/options.h"
 #include "memory/copy.h"
-#include "transport/cma/cma_transport.h"
-#include "transport/shm/shm_transport.h"
-#include "transport/tcp/tcp_transport.h"
 
 namespace mooncake {
 namespace {
 
-// Every transport of this program. To leave one out, leave its line out.
-void AddTransports(World& world, Metrics& metrics, Engine& engine, const CopyEngine& copy) {
-  if (Result<std::vector<std::unique_ptr<Transport>>> shared = MakeShmTransports(world, engine.identity().id, engine.regions(), copy)) {
-    for (std::unique_ptr<Transport>& transport : *shared) engine.AddTransport(std::move(transport));
-  } else {
-    MC_LOG(warn, "shm and ring are not in use: {}", shared.error().Text());
-  }
-  engine.AddTransport(MakeCmaTransport(world, engine.identity().id));
-  const auto introduce = [&engine] { return engine.Introduce(); };
-  engine.AddTransport(MakeTcpTransport(world, metrics, engine.regions(), copy, introduce, TcpOptions{}));
-}
-
 int RunInstance(CommandInput& input) {
-  if (!input.words.empty()) return Report({ErrorId::kUsage, fmt::format("\"{}\" is no flag", input.words[0])});
+  if (!input.words.empty())
+    return Report({ErrorId::kUsage, fmt::format("\"{}\" is no flag", input.words[0])});
   SetLogLevel(input.options.Text("log_level"));
   World& world = input.real.world();
   const auto stop = std::make_shared<std::promise<void>>();
@@ -37,10 +23,12 @@ int RunInstance(CommandInput& input) {
     if (!std::exchange(*told, true)) stop->set_value();
   });
   const CopyEngine copy = CopyEngine::Measure(world.clock);
-  Result<std::unique_ptr<Instance>> instance = Instance::Open(world, input.options, copy, AddTransports);
+  Result<std::unique_ptr<Instance>> instance =
+      Instance::Open(world, input.options, copy, AddTransports);
   if (!instance) return Report(instance.error());
   Endpoint at = (*instance)->endpoint();
-  if (at.address.is_unspecified()) at.address = IpAddress::LoopbackV4();  // it listens everywhere; a person needs an address
+  if (at.address.is_unspecified())
+    at.address = IpAddress::LoopbackV4();  // it listens everywhere; a person needs an address
   fmt::print("{} is ready at http://{}\n", (*instance)->label(), ToString(at));
   std::fflush(stdout);
   stop->get_future().wait();
@@ -55,9 +43,12 @@ const Command kInstanceCommand = {
     "instance",
     "Runs one prefill or decode instance",
     "instance [--config FILE] [--role prefill|decode|both] [flags]",
-    "It serves the OpenAI completions API (POST /v1/completions), finds its partners in the directory and moves the KV\n"
-    "cache between them over the best path there is. GET / on its port is a live view of the cluster.\n\n"
-    "Example: mooncake instance --role prefill   and in another terminal   mooncake instance --role decode\n"
+    "It serves the OpenAI completions API (POST /v1/completions), finds its partners in the "
+    "directory and moves the KV\n"
+    "cache between them over the best path there is. GET / on its port is a live view of the "
+    "cluster.\n\n"
+    "Example: mooncake instance --role prefill   and in another terminal   mooncake instance "
+    "--role decode\n"
     "Ends with SIGTERM or SIGINT, after the requests it has.\n",
     InstanceOptions(),
     &RunInstance,

@@ -29,7 +29,8 @@ constexpr OptionSpec kOptions[] = {
     {"redis_password",
      "",
      Unit::kSecret,
-     "The password of a redis:// directory that is written without one. Also read from MC_REDIS_PASSWORD.",
+     "The password of a redis:// directory that is written without one. Also read from "
+     "MC_REDIS_PASSWORD.",
      {},
      {},
      "MC_REDIS_PASSWORD"},

@@ -29,7 +29,8 @@ using namespace std::chrono_literals;
 
 Record MakeRecord(std::uint64_t id, std::string label, std::uint64_t incarnation = 1) {
   Record record;
-  record.identity = {{id, 7}, incarnation, std::move(label), {"boot", "host", 42, "pid:[1]", 0}, "0.1"};
+  record.identity = {
+      {id, 7}, incarnation, std::move(label), {"boot", "host", 42, "pid:[1]", 0}, "0.1"};
   record.cluster = "c";
   record.endpoints = {*ParseEndpoint("10.0.0.1:7"), *ParseEndpoint("[fd00::1]:7")};
   record.attributes = {{"role", "prefill"}};
@@ -40,16 +41,19 @@ Record MakeRecord(std::uint64_t id, std::string label, std::uint64_t incarnation
 TEST(Base64, RoundTripsAndRefuses) {
   EXPECT_EQ(EncodeBase64("foobar"), "Zm9vYmFy");
   EXPECT_EQ(EncodeBase64("foob"), "Zm9vYg==");
-  for (const std::string text : {"", "f", "fo", "foo", "\xff\x00\x80"}) EXPECT_EQ(DecodeBase64(EncodeBase64(text)), text);
-  for (const char* text : {"a", "ab=c", "####", "Zg=", "===="}) EXPECT_FALSE(DecodeBase64(text)) << text;
+  for (const std::string text : {"", "f", "fo", "foo", "\xff\x00\x80"})
+    EXPECT_EQ(DecodeBase64(EncodeBase64(text)), text);
+  for (const char* text : {"a", "ab=c", "####", "Zg=", "===="})
+    EXPECT_FALSE(DecodeBase64(text)) << text;
 }
 
 TEST(Records, JsonRoundTrip) {
   const Record record = MakeRecord(1, "p0");
-  EXPECT_EQ(ToJson(record),  // docs/wire.md promises these names
-            R"({"id":"00000000000000010000000000000007","incarnation":1,"label":"p0",)"
-            R"("host":{"boot_id":"boot","name":"host","process":42,"process_namespace":"pid:[1]"},"version":"0.1","cluster":"c",)"
-            R"("endpoints":["10.0.0.1:7","[fd00::1]:7"],"attributes":{"role":"prefill"},"registered_unix_ms":1700000000000})");
+  EXPECT_EQ(
+      ToJson(record),  // docs/wire.md promises these names
+      R"({"id":"00000000000000010000000000000007","incarnation":1,"label":"p0",)"
+      R"("host":{"boot_id":"boot","name":"host","process":42,"process_namespace":"pid:[1]"},"version":"0.1","cluster":"c",)"
+      R"("endpoints":["10.0.0.1:7","[fd00::1]:7"],"attributes":{"role":"prefill"},"registered_unix_ms":1700000000000})");
   const Result<Record> again = RecordFromJson(ToJson(record));
   ASSERT_TRUE(Succeeds(again));
   EXPECT_EQ(ToJson(*again), ToJson(record));
@@ -59,7 +63,8 @@ TEST(Records, JsonRoundTrip) {
 }
 
 TEST(Records, TheNewestIncarnationWinsAndNotFoundSaysWhy) {
-  const std::vector<Record> records = {MakeRecord(1, "p0", 5), MakeRecord(2, "p0", 9), MakeRecord(3, "p1")};
+  const std::vector<Record> records = {MakeRecord(1, "p0", 5), MakeRecord(2, "p0", 9),
+                                       MakeRecord(3, "p1")};
   EXPECT_EQ(PickNewest("p0", records, {})->identity.id.high, 2U);
   Result<Record> none = PickNewest("p7", records, {});
   ASSERT_TRUE(FailsWith(none, ErrorId::kNotFound));
@@ -87,21 +92,27 @@ TEST(RecordTable, LeasesEndAndSignsOfLifeRenewThem) {
 }
 
 TEST(ConnectionStrings, AreTakenAsUsersWriteThem) {
-  const Result<EtcdServers> servers = ParseEtcdServers("etcd://root:p@ss@10.0.0.1:2379,[fd00::2]:99,h");
+  const Result<EtcdServers> servers =
+      ParseEtcdServers("etcd://root:p@ss@10.0.0.1:2379,[fd00::2]:99,h");
   ASSERT_TRUE(Succeeds(servers));
   EXPECT_EQ(servers->user, "root");
   EXPECT_EQ(servers->password, "p@ss");
   ASSERT_EQ(servers->endpoints.size(), 3U);
   EXPECT_EQ(servers->endpoints[1].host, "fd00::2");
   RealWorld real;
-  EXPECT_EQ((*OpenDirectory(real.world(), "10.0.0.1:2379", "c"))->Describe(), "etcd://10.0.0.1:2379");
+  EXPECT_EQ((*OpenDirectory(real.world(), "10.0.0.1:2379", "c"))->Describe(),
+            "etcd://10.0.0.1:2379");
   EXPECT_EQ((*OpenDirectory(real.world(), "P2PHANDSHAKE", "c"))->Describe(), "P2PHANDSHAKE");
   EXPECT_EQ((*OpenDirectory(real.world(), "mooncake://a", "c"))->Describe(), "mooncake://a:7700");
-  EXPECT_EQ((*OpenDirectory(real.world(), "redis://u:secret@a/2", "c"))->Describe(), "redis://a:6379/2");
-  EXPECT_EQ((*OpenDirectory(real.world(), "http://a:8080/metadata", "c"))->Describe(), "http://a:8080/metadata");
-  EXPECT_EQ((*OpenDirectory(real.world(), "http://[fd00::2]", "c"))->Describe(), "http://[fd00::2]:80/metadata");
+  EXPECT_EQ((*OpenDirectory(real.world(), "redis://u:secret@a/2", "c"))->Describe(),
+            "redis://a:6379/2");
+  EXPECT_EQ((*OpenDirectory(real.world(), "http://a:8080/metadata", "c"))->Describe(),
+            "http://a:8080/metadata");
+  EXPECT_EQ((*OpenDirectory(real.world(), "http://[fd00::2]", "c"))->Describe(),
+            "http://[fd00::2]:80/metadata");
   EXPECT_TRUE(FailsWith(OpenDirectory(real.world(), "zk://a", "c"), ErrorId::kBadOptionValue));
-  for (const char* wrong : {"https://a/metadata", "http://u:p@a/metadata", "http://a/metadata?key=1", "redis://a/b"}) {
+  for (const char* wrong :
+       {"https://a/metadata", "http://u:p@a/metadata", "http://a/metadata?key=1", "redis://a/b"}) {
     EXPECT_TRUE(FailsWith(OpenDirectory(real.world(), wrong, "c"), ErrorId::kBadAddress)) << wrong;
   }
   EXPECT_TRUE(FailsWith(OpenDirectory(real.world(), "etcd://", "c"), ErrorId::kBadAddress));
@@ -109,7 +120,8 @@ TEST(ConnectionStrings, AreTakenAsUsersWriteThem) {
 
 // ---- the contract of every directory, on each kind that this machine has ------------------------
 
-// A service of the public kind, in another language than ours: it keeps values, and neither forgets nor lists.
+// A service of the public kind, in another language than ours: it keeps values, and neither forgets
+// nor lists.
 constexpr const char* kPublicMetadataService = R"(
 import http.server, sys, urllib.parse
 kept = {}
@@ -140,7 +152,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 )";
 
-// A real service on a free port, in a folder of its own. It keeps its port when it is started again.
+// A real service on a free port, in a folder of its own. It keeps its port when it is started
+// again.
 class ServiceProcess {
  public:
   static const char* Program(const std::string& kind) {
@@ -156,7 +169,8 @@ class ServiceProcess {
     };
     port_ = free_port();
     peer_port_ = free_port();
-    folder_ = std::filesystem::temp_directory_path() / ("mooncake-" + kind_ + "-" + ToString(world.random.DrawInstanceId()));
+    folder_ = std::filesystem::temp_directory_path() /
+              ("mooncake-" + kind_ + "-" + ToString(world.random.DrawInstanceId()));
     Start();
   }
   ~ServiceProcess() {
@@ -199,14 +213,28 @@ class ServiceProcess {
     const std::string client = "http://" + address();
     const std::string peer = fmt::format("http://127.0.0.1:{}", peer_port_);
     if (kind_ == "etcd") {
-      return {"etcd", "--data-dir", folder_.string(), "--listen-client-urls", client,
-              "--advertise-client-urls", client, "--listen-peer-urls", peer,
-              "--initial-advertise-peer-urls", peer, "--initial-cluster", "default=" + peer,
-              "--log-level", "error", "--unsafe-no-fsync"};
+      return {"etcd",
+              "--data-dir",
+              folder_.string(),
+              "--listen-client-urls",
+              client,
+              "--advertise-client-urls",
+              client,
+              "--listen-peer-urls",
+              peer,
+              "--initial-advertise-peer-urls",
+              peer,
+              "--initial-cluster",
+              "default=" + peer,
+              "--log-level",
+              "error",
+              "--unsafe-no-fsync"};
     }
     if (kind_ == "redis") {
-      return {"redis-server", "--port", std::to_string(port_), "--bind", "127.0.0.1", "--dir", folder_.string(),
-              "--save", "", "--appendonly", "no"};
+      return {"redis-server",   "--port",    std::to_string(port_),
+              "--bind",         "127.0.0.1", "--dir",
+              folder_.string(), "--save",    "",
+              "--appendonly",   "no"};
     }
     return {"python3", "-c", kPublicMetadataService, std::to_string(port_)};
   }
@@ -223,8 +251,8 @@ std::string NameOf(const testing::TestParamInfo<std::string>& info) {
   return info.param == "http-public" ? "http_public" : info.param;
 }
 
-// Returns when every connection has ended and what was posted before has run: a coroutine that its loop leaves behind is a
-// leak, and a directory that was not told to stop keeps its name.
+// Returns when every connection has ended and what was posted before has run: a coroutine that its
+// loop leaves behind is a leak, and a directory that was not told to stop keeps its name.
 void StopServing(World& world, std::shared_ptr<PortServer> server) {
   RunOn(world, [&world, server]() -> Task<void> {
     if (!server) co_return;
@@ -233,7 +261,8 @@ void StopServing(World& world, std::shared_ptr<PortServer> server) {
   });
 }
 
-// One of each kind of directory: a process of its own, or what `mooncake directory --http` serves; "host" needs nothing.
+// One of each kind of directory: a process of its own, or what `mooncake directory --http` serves;
+// "host" needs nothing.
 class Service {
  public:
   static bool IsAvailable(const std::string& kind) {
@@ -245,7 +274,8 @@ class Service {
       connection_ = process_->url();
     } else if (kind != "host") {
       Serve({IpAddress::LoopbackV4(), 0});
-      connection_ = kind == "http" ? "http://" + ToString(at_) + "/metadata" : "mooncake://" + ToString(at_);
+      connection_ =
+          kind == "http" ? "http://" + ToString(at_) + "/metadata" : "mooncake://" + ToString(at_);
     }
   }
   ~Service() { Stop(); }
@@ -262,7 +292,9 @@ class Service {
   }
 
  private:
-  static bool IsProcess(const std::string& kind) { return kind == "etcd" || kind == "redis" || kind == "http-public"; }
+  static bool IsProcess(const std::string& kind) {
+    return kind == "etcd" || kind == "redis" || kind == "http-public";
+  }
   void Serve(const Endpoint& at) {
     Result<std::unique_ptr<Listener>> listener = world_.network.Listen(world_.control, at);
     ASSERT_TRUE(Succeeds(listener));
@@ -371,28 +403,35 @@ TEST_P(DirectoryContract, ManyThatStartAtOnceAreAllFound) {
   Directory& reader = Open();
   RunOn(world_, [&]() -> Task<void> {
     for (std::uint64_t i = 0; i < kCount; ++i) {
-      Spawn(world_.control, [](Directory& directory, Record record, Instant limit, Status& status,
-                               std::shared_ptr<OneShot<bool>> end) -> Task<void> {
-        auto publish = directory.Publish(std::move(record), limit);
-        status = co_await std::move(publish);
-        end->Set(true);
-      }(Open(), Mine(i + 1, "p"), In(10s), published[i], ended.emplace_back(std::make_shared<OneShot<bool>>())));
+      Spawn(world_.control,
+            [](Directory& directory, Record record, Instant limit, Status& status,
+               std::shared_ptr<OneShot<bool>> end) -> Task<void> {
+              auto publish = directory.Publish(std::move(record), limit);
+              status = co_await std::move(publish);
+              end->Set(true);
+            }(Open(), Mine(i + 1, "p"), In(10s), published[i],
+                                                   ended.emplace_back(
+                                                       std::make_shared<OneShot<bool>>())));
     }
     for (const auto& end : ended) co_await end->Get();
     for (const Status& status : published) EXPECT_TRUE(Succeeds(status));
     Result<std::vector<Record>> all = co_await reader.List(In(5s));
-    for (int i = 0; i < 100 && all && all->size() < kCount; ++i) {  // a listing of the public kind heals in a few signs of life
+    for (int i = 0; i < 100 && all && all->size() < kCount;
+         ++i) {  // a listing of the public kind heals in a few signs of life
       co_await world_.clock.SleepFor(world_.control, 100ms);
       all = co_await reader.List(In(5s));
     }
     EXPECT_TRUE(Succeeds(all));
     EXPECT_EQ(all->size(), kCount);
-    EXPECT_TRUE(std::is_sorted(all->begin(), all->end(),
-                               [](const Record& a, const Record& b) { return a.identity.id < b.identity.id; }));
+    EXPECT_TRUE(std::is_sorted(all->begin(), all->end(), [](const Record& a, const Record& b) {
+      return a.identity.id < b.identity.id;
+    }));
   });
 }
 
-INSTANTIATE_TEST_SUITE_P(Each, DirectoryContract, testing::Values("host", "mooncake", "etcd", "redis", "http", "http-public"),
+INSTANTIATE_TEST_SUITE_P(Each, DirectoryContract,
+                         testing::Values("host", "mooncake", "etcd", "redis", "http",
+                                         "http-public"),
                          &NameOf);
 
 // Those whose service is another process than ours, which may go away and come back.
@@ -453,8 +492,10 @@ TEST_P(DirectorySilence, IsAnOutageAndHeals) {
   });
 }
 
-INSTANTIATE_TEST_SUITE_P(Each, DirectoryFaults, testing::Values("etcd", "redis", "http", "http-public"), &NameOf);
-INSTANTIATE_TEST_SUITE_P(Each, DirectorySilence, testing::Values("etcd", "redis", "http-public"), &NameOf);
+INSTANTIATE_TEST_SUITE_P(Each, DirectoryFaults,
+                         testing::Values("etcd", "redis", "http", "http-public"), &NameOf);
+INSTANTIATE_TEST_SUITE_P(Each, DirectorySilence, testing::Values("etcd", "redis", "http-public"),
+                         &NameOf);
 
 // Every kind at once: each takes as long as a lease lasts.
 TEST(DirectoryLeases, WhoShowsNoSignOfLifeIsGoneFromEveryKindWithinItsLease) {
@@ -466,7 +507,8 @@ TEST(DirectoryLeases, WhoShowsNoSignOfLifeIsGoneFromEveryKindWithinItsLease) {
   std::vector<std::unique_ptr<Directory>> dying;
   for (const char* kind : {"etcd", "redis", "http", "http-public"}) {
     if (!Service::IsAvailable(kind)) continue;
-    const std::string connection = services.emplace_back(std::make_unique<Service>(world, kind))->connection();
+    const std::string connection =
+        services.emplace_back(std::make_unique<Service>(world, kind))->connection();
     readers.push_back(*OpenDirectory(world, connection, cluster));
     dying.push_back(*OpenDirectory(world, connection, cluster));
   }
@@ -495,22 +537,25 @@ TEST(DirectoryLeases, WhoShowsNoSignOfLifeIsGoneFromEveryKindWithinItsLease) {
       EXPECT_TRUE(gone) << reader->Describe();
       const std::string why = gone ? found.error().context : "";
       EXPECT_NE(why.find("expired"), std::string::npos) << why;
-      EXPECT_LT(world.clock.Now() - start, kLeaseDuration + 1s) << reader->Describe();  // etcd looks twice a second
+      EXPECT_LT(world.clock.Now() - start, kLeaseDuration + 1s)
+          << reader->Describe();  // etcd looks twice a second
     }
   });
   readers.clear();
 }
 
-// ---- what may stand at the address instead of a directory ----------------------------------------
+// ---- what may stand at the address instead of a directory ----
 
 class WrongServices : public testing::Test {
  protected:
-  Status PublishTo(const std::string& connection, Duration timeout, const DirectoryAccess& access = {}) {
+  Status PublishTo(const std::string& connection, Duration timeout,
+                   const DirectoryAccess& access = {}) {
     Result<std::unique_ptr<Directory>> directory = OpenDirectory(world_, connection, "c", access);
     if (!directory) return Fail(directory.error());
     Status outcome;
     RunOn(world_, [&]() -> Task<void> {
-      outcome = co_await (*directory)->Publish(MakeRecord(1, "p0"), After(world_.clock.Now(), timeout));
+      outcome =
+          co_await (*directory)->Publish(MakeRecord(1, "p0"), After(world_.clock.Now(), timeout));
     });
     return outcome;
   }
@@ -519,11 +564,16 @@ class WrongServices : public testing::Test {
 };
 
 TEST_F(WrongServices, AClosedPortIsRefused) {
-  const Endpoint closed = (*world_.network.Listen(world_.control, {IpAddress::LoopbackV4(), 0}))->bound();
-  EXPECT_TRUE(FailsWith(PublishTo("etcd://" + ToString(closed), 300ms), ErrorId::kDirectoryRefused));
-  EXPECT_TRUE(FailsWith(PublishTo("mooncake://" + ToString(closed), 300ms), ErrorId::kDirectoryRefused));
-  EXPECT_TRUE(FailsWith(PublishTo("redis://" + ToString(closed), 300ms), ErrorId::kDirectoryRefused));
-  EXPECT_TRUE(FailsWith(PublishTo("http://" + ToString(closed) + "/metadata", 300ms), ErrorId::kDirectoryRefused));
+  const Endpoint closed =
+      (*world_.network.Listen(world_.control, {IpAddress::LoopbackV4(), 0}))->bound();
+  EXPECT_TRUE(
+      FailsWith(PublishTo("etcd://" + ToString(closed), 300ms), ErrorId::kDirectoryRefused));
+  EXPECT_TRUE(
+      FailsWith(PublishTo("mooncake://" + ToString(closed), 300ms), ErrorId::kDirectoryRefused));
+  EXPECT_TRUE(
+      FailsWith(PublishTo("redis://" + ToString(closed), 300ms), ErrorId::kDirectoryRefused));
+  EXPECT_TRUE(FailsWith(PublishTo("http://" + ToString(closed) + "/metadata", 300ms),
+                        ErrorId::kDirectoryRefused));
 }
 
 TEST_F(WrongServices, ASilentPortTimesOut) {
@@ -531,7 +581,8 @@ TEST_F(WrongServices, ASilentPortTimesOut) {
   const std::string at = ToString((*listener)->bound());
   EXPECT_TRUE(FailsWith(PublishTo("etcd://" + at, 300ms), ErrorId::kDirectoryTimeout));
   EXPECT_TRUE(FailsWith(PublishTo("redis://" + at, 300ms), ErrorId::kDirectoryTimeout));
-  EXPECT_TRUE(FailsWith(PublishTo("http://" + at + "/metadata", 300ms), ErrorId::kDirectoryTimeout));
+  EXPECT_TRUE(
+      FailsWith(PublishTo("http://" + at + "/metadata", 300ms), ErrorId::kDirectoryTimeout));
 }
 
 TEST_F(WrongServices, OurOwnPortAndAStrangersAreToldApart) {
@@ -542,7 +593,8 @@ TEST_F(WrongServices, OurOwnPortAndAStrangersAreToldApart) {
     auto answer = exchange.Respond(404, "text/plain", "no such page\n", {});
     static_cast<void>(co_await std::move(answer));
   };
-  Result<std::unique_ptr<Listener>> listener = world_.network.Listen(world_.control, {IpAddress::LoopbackV4(), 0});
+  Result<std::unique_ptr<Listener>> listener =
+      world_.network.Listen(world_.control, {IpAddress::LoopbackV4(), 0});
   const std::string at = ToString((*listener)->bound());
   std::shared_ptr<Listener> shared = std::move(*listener);
   Post(world_.control, [server, shared] { server->Serve(shared); });
@@ -557,7 +609,8 @@ TEST_F(WrongServices, OurOwnPortAndAStrangersAreToldApart) {
 class Stranger {
  public:
   Stranger(World& world, std::string words) : world_(world) {
-    Result<std::unique_ptr<Listener>> listener = world.network.Listen(world.control, {IpAddress::LoopbackV4(), 0});
+    Result<std::unique_ptr<Listener>> listener =
+        world.network.Listen(world.control, {IpAddress::LoopbackV4(), 0});
     listener_ = std::move(*listener);
     Spawn(world.control, [](std::shared_ptr<Listener> at, std::string text) -> Task<void> {
       for (;;) {
@@ -586,22 +639,29 @@ class Stranger {
 };
 
 TEST_F(WrongServices, OtherProtocolsAreNamed) {
-  const Stranger http(world_, "HTTP/1.1 404 Not Found\r\nServer: nginx\r\nContent-Length: 4\r\n\r\nnone");
+  const Stranger http(world_,
+                      "HTTP/1.1 404 Not Found\r\nServer: nginx\r\nContent-Length: 4\r\n\r\nnone");
   const Stranger page(world_, "HTTP/1.1 200 OK\r\nServer: nginx\r\nContent-Length: 4\r\n\r\n<a/>");
   const Stranger locked(world_, "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n");
   const Stranger ssh(world_, "SSH-2.0-OpenSSH_9.2\r\n");
   EXPECT_TRUE(FailsWith(PublishTo("redis://" + http.address(), 5s), ErrorId::kWrongService));
   EXPECT_TRUE(FailsWith(PublishTo("redis://" + ssh.address(), 5s), ErrorId::kDirectoryGarbage));
-  EXPECT_TRUE(FailsWith(PublishTo("http://" + http.address() + "/metadata", 5s), ErrorId::kWrongService));
-  EXPECT_TRUE(FailsWith(PublishTo("http://" + page.address() + "/metadata", 5s), ErrorId::kWrongService));
-  EXPECT_TRUE(FailsWith(PublishTo("http://" + locked.address() + "/metadata", 5s), ErrorId::kDirectoryDenied));
-  EXPECT_TRUE(FailsWith(PublishTo("http://" + ssh.address() + "/metadata", 5s), ErrorId::kDirectoryGarbage));
+  EXPECT_TRUE(
+      FailsWith(PublishTo("http://" + http.address() + "/metadata", 5s), ErrorId::kWrongService));
+  EXPECT_TRUE(
+      FailsWith(PublishTo("http://" + page.address() + "/metadata", 5s), ErrorId::kWrongService));
+  EXPECT_TRUE(FailsWith(PublishTo("http://" + locked.address() + "/metadata", 5s),
+                        ErrorId::kDirectoryDenied));
+  EXPECT_TRUE(FailsWith(PublishTo("http://" + ssh.address() + "/metadata", 5s),
+                        ErrorId::kDirectoryGarbage));
 }
 
 TEST_F(WrongServices, ARedisWithAPasswordWantsTheRightOne) {
   if (!Service::IsAvailable("redis")) GTEST_SKIP() << "no /usr/bin/redis-server on this machine";
   const ServiceProcess redis(world_, "redis", {"--requirepass", "s3cret"});
-  const auto with = [&redis](const std::string& credentials) { return "redis://" + credentials + redis.address(); };
+  const auto with = [&redis](const std::string& credentials) {
+    return "redis://" + credentials + redis.address();
+  };
   EXPECT_TRUE(Succeeds(PublishTo(with(":s3cret@"), 10s)));
   EXPECT_TRUE(Succeeds(PublishTo(with("default:s3cret@") + "/3", 5s)));
   EXPECT_TRUE(Succeeds(PublishTo(with(""), 5s, {.redis_password = "s3cret"})));

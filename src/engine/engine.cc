@@ -11,6 +11,7 @@
 #include "engine/connector.h"
 #include "engine/notifications.h"
 #include "engine/region_messages.h"
+#include "transport/transfer_check.h"
 #include "wire/messages.pb.h"
 
 namespace mooncake {
@@ -36,14 +37,16 @@ T RunAndWait(const Executor& loop, Task<T> task) {
 }
 
 Error StillCopied(RegionId id) {
-  return {ErrorId::kDeadline, fmt::format("region {} is still being copied", static_cast<std::uint64_t>(id))};
+  return {ErrorId::kDeadline,
+          fmt::format("region {} is still being copied", static_cast<std::uint64_t>(id))};
 }
 
 }  // namespace
 
 class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
  public:
-  Impl(World& w, Metrics& m, std::shared_ptr<PortServer> p, Directory& d, Identity i, EngineOptions o)
+  Impl(World& w, Metrics& m, std::shared_ptr<PortServer> p, Directory& d, Identity i,
+       EngineOptions o)
       : world(w),
         metrics(m),
         port(std::move(p)),
@@ -58,11 +61,13 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
   void Start() {
     const auto self = shared_from_this();
     connector = std::make_shared<Connector>(
-        world, directory, options, [weak = weak_from_this()] {
+        world, directory, options,
+        [weak = weak_from_this()] {
           const auto me = weak.lock();
           return me ? me->Introduce() : Introduction{};
         },
-        port->router, [weak = weak_from_this()] {
+        port->router,
+        [weak = weak_from_this()] {
           const auto me = weak.lock();
           return me ? me->MakeSlots() : std::vector<PathSlotPtr>();
         });
@@ -73,25 +78,30 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
       self->callers.push_back(connection);
     };
     const auto add = [this](Method method, Result<Reply> (Impl::*handler)(RpcCall&, const Frame&)) {
-      port->router.Add(method, [self = shared_from_this(), handler](RpcCall& call, Frame request) -> Task<Result<Reply>> {
-        co_return (self.get()->*handler)(call, request);
-      });
+      port->router.Add(method,
+                       [self = shared_from_this(), handler](RpcCall& call,
+                                                            Frame request) -> Task<Result<Reply>> {
+                         co_return (self.get()->*handler)(call, request);
+                       });
     };
     add(Method::kListRegions, &Impl::ListRegions);
     add(Method::kNotify, &Impl::ReceiveNotification);
-    port->router.Add(Method::kForgetRegions, [self](RpcCall& call, Frame request) -> Task<Result<Reply>> {
-      auto forget = self->ForgetRegions(call.peer().id, std::move(request));
-      co_return co_await std::move(forget);
-    });
-    port->router.Add(Method::kEndTransfers, [self](RpcCall& call, Frame request) -> Task<Result<Reply>> {
-      auto end = self->EndTransfers(call.peer().id, std::move(request));
-      co_return co_await std::move(end);
-    });
+    port->router.Add(Method::kForgetRegions,
+                     [self](RpcCall& call, Frame request) -> Task<Result<Reply>> {
+                       auto forget = self->ForgetRegions(call.peer().id, std::move(request));
+                       co_return co_await std::move(forget);
+                     });
+    port->router.Add(Method::kEndTransfers,
+                     [self](RpcCall& call, Frame request) -> Task<Result<Reply>> {
+                       auto end = self->EndTransfers(call.peer().id, std::move(request));
+                       co_return co_await std::move(end);
+                     });
   }
 
   Introduction Introduce() const {
     Introduction introduction{identity, options.cluster, {}};
-    for (const auto& transport : transports) introduction.transports[std::string(transport->name())] = transport->Advertise();
+    for (const auto& transport : transports)
+      introduction.transports[std::string(transport->name())] = transport->Advertise();
     return introduction;
   }
 
@@ -100,9 +110,13 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
     for (const auto& transport : transports) {
       const MetricLabels labels = {{"transport", std::string(transport->name())}};
       slots.push_back(std::make_shared<PathSlot>(
-          transport, metrics.AddCounter("mooncake_engine_moved_bytes_total", "Bytes of finished batches started here.", labels),
-          metrics.AddCounter("mooncake_engine_transfers_total", "Finished transfers started here.", labels),
-          metrics.AddCounter("mooncake_engine_path_failures_total", "Times a path was taken out of use.", labels)));
+          transport,
+          metrics.AddCounter("mooncake_engine_moved_bytes_total",
+                             "Bytes of finished batches started here.", labels),
+          metrics.AddCounter("mooncake_engine_transfers_total", "Finished transfers started here.",
+                             labels),
+          metrics.AddCounter("mooncake_engine_path_failures_total",
+                             "Times a path was taken out of use.", labels)));
     }
     return slots;
   }
@@ -120,10 +134,13 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
       info->regions = std::make_shared<KnownRegions>();
       if (const Status moved = stream->MoveTo(world.data); !moved) return stream->Close();
       // Transports live as long as `this`; the closure holds it.
-      Post(world.data, [self = shared_from_this(), t = transport.get(), stream, info] { t->Serve(stream, info); });
+      Post(world.data, [self = shared_from_this(), t = transport.get(), stream, info] {
+        t->Serve(stream, info);
+      });
       return;
     }
-    MC_LOG(info, "{} asked for the transport \"{}\", which is not in use here", Describe(handshake.peer), handshake.purpose);
+    MC_LOG(info, "{} asked for the transport \"{}\", which is not in use here",
+           Describe(handshake.peer), handshake.purpose);
     handshake.reader->stream().Close();
   }
 
@@ -142,7 +159,8 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
   Result<Reply> ReceiveNotification(RpcCall& call, const Frame& request) {
     pb::NotifyRequest body;
     if (!Parse(request.body, body)) return Fail(ErrorId::kBadFrame, "NotifyRequest");
-    MC_TRY_STATUS(notifications.Put(call.peer().id, body.sequence(), {call.peer().id, body.name(), body.message()}));
+    MC_TRY_STATUS(notifications.Put(call.peer().id, body.sequence(),
+                                    {call.peer().id, body.name(), body.message()}));
     return MakeReply(pb::Empty());
   }
 
@@ -188,7 +206,8 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
   Task<Result<bool>> WaitUntilUnused(RegionId id, Instant deadline) {
     const auto self = shared_from_this();
     const auto end = std::make_shared<OneShot<bool>>();
-    MC_CO_TRY_STATUS(regions->Unregister(id, [loop = world.control, end] { Post(loop, [end] { end->Set(true); }); }));
+    MC_CO_TRY_STATUS(regions->Unregister(
+        id, [loop = world.control, end] { Post(loop, [end] { end->Set(true); }); }));
     auto unused = WaitUntil(world.clock, world.control, end, deadline);
     co_return co_await std::move(unused);
   }
@@ -199,7 +218,8 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
     const Result<bool> unused = co_await WaitUntilUnused(id, deadline);
     if (!unused) co_return Fail(unused.error());
     Status heard = co_await TellCallers(id, deadline);
-    if (!*unused) co_return Fail(StillCopied(id));  // what is still copied stays mapped until Close()
+    if (!*unused)
+      co_return Fail(StillCopied(id));  // what is still copied stays mapped until Close()
     const std::lock_guard lock(segments_mutex);
     segments.erase(id);
     co_return heard;
@@ -217,62 +237,71 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
       if (!caller || !caller->is_open()) continue;
       auto call = caller->Call(Method::kForgetRegions, request.SerializeAsString(), deadline);
       const Result<Reply> reply = co_await std::move(call);
-      if (!reply && reply.error().id == ErrorId::kDeadline) outcome = Fail(Within("unregister", reply.error()));
+      if (!reply && reply.error().id == ErrorId::kDeadline)
+        outcome = Fail(Within("unregister", reply.error()));
     }
     co_return outcome;
   }
 
   // ---- moving bytes ----
-  // Every range lies in registered memory, as a sender may use it (any access) and as a receiver must.
+  // Every range lies in registered memory, as a sender may use it (any access) and as a receiver
+  // must.
   Status CheckLocal(std::span<const Copy> copies) const {
-    RegionInfo last;
+    std::uint64_t base = 0;
+    std::uint64_t size = 0;
     for (const Copy& copy : copies) {
+      const std::uint64_t offset = reinterpret_cast<std::uint64_t>(copy.local) - base;
+      if (offset <= size && copy.length_bytes <= size - offset) continue;
       if (copy.length_bytes == 0) continue;
-      const auto begin = reinterpret_cast<std::uint64_t>(copy.local);
-      const std::uint64_t offset = begin - last.base;
-      if (last.length_bytes != 0 && begin >= last.base && offset <= last.length_bytes &&
-          copy.length_bytes <= last.length_bytes - offset) {
-        continue;
-      }
-      MC_TRY(last, regions->FindLocal(copy.local, copy.length_bytes));
+      MC_TRY(const MutableBytes around, regions->FindLocalBytes(copy.local, copy.length_bytes));
+      base = reinterpret_cast<std::uint64_t>(around.data());
+      size = around.size();
     }
     return {};
   }
 
-  // The caller's own thread does everything, if a path is ready that allows it. nullopt: it must go the long way.
-  std::optional<Status> RunHere(const std::shared_ptr<PeerImpl>& peer, const Transfer& transfer) {
-    const PathChoice choice = peer->Choose(transfer);
-    if (!choice.path || !choice.path->is_synchronous() || !choice.path->IsPrepared(transfer)) return std::nullopt;
-    Status status = RunTimed(*peer, choice, transfer);
+  // The caller's own thread does everything, if a path is ready that allows it. nullopt: it must go
+  // the long way.
+  std::optional<Status> RunHere(PeerImpl& peer, const Transfer& transfer) {
+    const PathChoice choice = peer.Choose(transfer);
+    if (!choice.path || !choice.path->is_synchronous() || !choice.path->IsPrepared(transfer))
+      return std::nullopt;
+    Status status = RunTimed(peer, choice, transfer);
     if (!status && IsPathsFault(status.error())) return std::nullopt;
     return status;
   }
 
   Status RunTimed(PeerImpl& peer, const PathChoice& choice, const Transfer& transfer) {
-    const Instant begin = world.clock.Now();
+    // A look at the clock costs as much as a small copy.
+    const bool timed = CostModel::IsWorthObserving(transfer);
+    const Instant begin = timed ? world.clock.Now() : Instant{};
     Status status = choice.path->Run(transfer);
     if (status && !peer.is_connected()) {
       // A mapping outlives its owner: bytes that were written into a dead process are nowhere.
       status = Fail(ErrorId::kPeerGone, Describe(peer.identity()));
     }
     if (status) {
-      choice.slot->Record(transfer.total_bytes, world.clock.Now() - begin);
+      choice.slot->Record(transfer.total_bytes,
+                          timed ? world.clock.Now() - begin : Duration::zero());
     } else if (IsPathsFault(status.error())) {
       peer.Failed(choice, status.error());
     }
     return status;
   }
 
-  std::shared_ptr<Batch> Submit(const PeerPtr& peer, Direction direction, std::vector<Copy> copies, BatchOptions batch_options) {
-    auto batch = std::make_shared<BatchImpl>(world, std::static_pointer_cast<PeerImpl>(peer), direction, std::move(copies),
-                                             std::move(batch_options));
+  std::shared_ptr<Batch> Submit(const PeerPtr& peer, Direction direction, std::vector<Copy> copies,
+                                BatchOptions batch_options) {
+    auto batch =
+        std::make_shared<BatchImpl>(world, std::static_pointer_cast<PeerImpl>(peer), direction,
+                                    std::move(copies), std::move(batch_options));
     Post(world.control, [self = shared_from_this(), batch] {
       self->active += 1;
-      Spawn(self->world.control, [](std::shared_ptr<Impl> me, std::shared_ptr<BatchImpl> b) -> Task<void> {
-        Status outcome = co_await me->Drive(b);
-        b->Finish(std::move(outcome));
-        me->Ended();
-      }(self, batch));
+      Spawn(self->world.control,
+            [](std::shared_ptr<Impl> me, std::shared_ptr<BatchImpl> b) -> Task<void> {
+              Status outcome = co_await me->Drive(b);
+              b->Finish(std::move(outcome));
+              me->Ended();
+            }(self, batch));
     });
     return batch;
   }
@@ -288,12 +317,13 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
     // Mappable regions take another path than the rest: at most two groups.
     std::vector<Copy>& copies = batch->copies();
     const auto& known = batch->peer()->regions();
-    const auto split = std::stable_partition(copies.begin(), copies.end(), [&known](const Copy& copy) {
-      const RegionInfo* const region = known->Find(copy.region);
-      return region != nullptr && region->mappable;
-    });
-    const std::array<std::span<const Copy>, 2> groups = {std::span<const Copy>(copies.begin(), split),
-                                                         std::span<const Copy>(split, copies.end())};
+    const auto split =
+        std::stable_partition(copies.begin(), copies.end(), [&known](const Copy& copy) {
+          const RegionInfo* const region = known->Find(copy.region);
+          return region != nullptr && region->mappable;
+        });
+    const std::array<std::span<const Copy>, 2> groups = {
+        std::span<const Copy>(copies.begin(), split), std::span<const Copy>(split, copies.end())};
     for (const std::span<const Copy> group : groups) {
       if (group.empty()) continue;
       const Transfer transfer = batch->MakeTransfer(group);
@@ -310,8 +340,8 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
     co_return Status{};
   }
 
-  // Tries path after path, and connection after connection, until the bytes are there, the deadline has passed, or
-  // nothing is left to try.
+  // Tries path after path, and connection after connection, until the bytes are there, the deadline
+  // has passed, or nothing is left to try.
   Task<Status> Move(std::shared_ptr<BatchImpl> batch, const Transfer& transfer) {
     const std::shared_ptr<PeerImpl>& peer = batch->peer();
     Error last{ErrorId::kNoPath, Describe(peer->identity())};
@@ -334,8 +364,10 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
         continue;  // also when it is connected: it may not be any more
       }
       if (!peer->regions()->KnowsAll(transfer.slices)) {
-        if (std::exchange(refreshed, true)) co_return Fail(ErrorId::kRegionUnknown, "at " + Describe(peer->identity()));
-        const Status listed = co_await peer->Refresh(transfer.deadline);  // it may be newer than what we know
+        if (std::exchange(refreshed, true))
+          co_return Fail(ErrorId::kRegionUnknown, "at " + Describe(peer->identity()));
+        const Status listed =
+            co_await peer->Refresh(transfer.deadline);  // it may be newer than what we know
         if (!listed) last = listed.error();
         continue;
       }
@@ -343,13 +375,15 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
         const Status ended = co_await peer->EndLooseEnds(transfer.deadline);
         if (!ended) {
           last = ended.error();
-          co_await world.clock.SleepUntil(world.control, std::min(transfer.deadline, After(now, kRetryDelay)));
+          co_await world.clock.SleepUntil(world.control,
+                                          std::min(transfer.deadline, After(now, kRetryDelay)));
         }
         continue;
       }
       const PathChoice choice = peer->Choose(transfer);
       if (!choice.path) {
-        last = Error{ErrorId::kNoPath, fmt::format("{}: {}", Describe(peer->identity()), peer->Reasons())};
+        last = Error{ErrorId::kNoPath,
+                     fmt::format("{}: {}", Describe(peer->identity()), peer->Reasons())};
         if (!peer->is_opening()) co_return Fail(last);
         co_await peer->WaitForChange(transfer.deadline);
         continue;
@@ -366,7 +400,8 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
     }
   }
 
-  Task<Status> Attempt(std::shared_ptr<BatchImpl> batch, PathChoice choice, const Transfer& transfer) {
+  Task<Status> Attempt(std::shared_ptr<BatchImpl> batch, PathChoice choice,
+                       const Transfer& transfer) {
     const std::shared_ptr<PeerImpl>& peer = batch->peer();
     if (!choice.path->IsPrepared(transfer)) {
       std::vector<RegionId> used;
@@ -384,10 +419,13 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
     }
     const auto end = std::make_shared<OneShot<Status>>();
     const auto answer = [this, end](Status status) {
-      Post(world.control, [end, status = std::move(status)]() mutable { end->Set(std::move(status)); });
+      Post(world.control,
+           [end, status = std::move(status)]() mutable { end->Set(std::move(status)); });
     };
     if (choice.path->is_synchronous()) {
-      worker->Add([this, self = shared_from_this(), peer, choice, &transfer, answer] { answer(RunTimed(*peer, choice, transfer)); });
+      worker->Add([this, self = shared_from_this(), peer, choice, &transfer, answer] {
+        answer(RunTimed(*peer, choice, transfer));
+      });
       co_return co_await end->Get();
     }
     const Instant begin = world.clock.Now();
@@ -401,7 +439,8 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
     co_return status;
   }
 
-  Task<Status> Notify(std::shared_ptr<PeerImpl> peer, std::string name, std::string message, Instant deadline) {
+  Task<Status> Notify(std::shared_ptr<PeerImpl> peer, std::string name, std::string message,
+                      Instant deadline) {
     const auto self = shared_from_this();
     pb::NotifyRequest request;
     request.set_sequence(++notify_sequences[peer->identity().id]);
@@ -432,7 +471,9 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
     if (connector) connector->Close(cause);
     for (const auto& transport : transports) transport->Close();
     while (active > 0) co_await idle.Wait();
-    port->introduce = [identity = identity, cluster = options.cluster] { return Introduction{identity, cluster, {}}; };
+    port->introduce = [identity = identity, cluster = options.cluster] {
+      return Introduction{identity, cluster, {}};
+    };
     port->on_data = nullptr;
     port->on_rpc = nullptr;
     for (Worker* const one : {background.get(), worker.get()}) {
@@ -474,19 +515,22 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
   std::atomic<bool> stop_populating = false;
   std::size_t active = 0;  // batches being driven, and notifications
   Signal idle;
-  std::unique_ptr<Worker> worker;      // copies that nobody waits for on a thread of their own, and unmapping
+  std::unique_ptr<Worker>
+      worker;  // copies that nobody waits for on a thread of their own, and unmapping
   std::unique_ptr<Worker> background;  // populates memory
 };
 
-Engine::Engine(World& world, Metrics& metrics, std::shared_ptr<PortServer> port, Directory& directory, Identity identity,
-               EngineOptions options)
-    : impl_(std::make_shared<Impl>(world, metrics, std::move(port), directory, std::move(identity), std::move(options))) {}
+Engine::Engine(World& world, Metrics& metrics, std::shared_ptr<PortServer> port,
+               Directory& directory, Identity identity, EngineOptions options)
+    : impl_(std::make_shared<Impl>(world, metrics, std::move(port), directory, std::move(identity),
+                                   std::move(options))) {}
 
 Engine::~Engine() { Close(); }
 
 void Engine::AddTransport(std::unique_ptr<Transport> transport) {
   const std::vector<std::string>& wanted = impl_->options.transports;
-  if (!wanted.empty() && std::find(wanted.begin(), wanted.end(), transport->name()) == wanted.end()) return;
+  if (!wanted.empty() && std::find(wanted.begin(), wanted.end(), transport->name()) == wanted.end())
+    return;
   impl_->transports.push_back(std::move(transport));
 }
 
@@ -509,11 +553,13 @@ const std::shared_ptr<RegionTable>& Engine::regions() const noexcept { return im
 Introduction Engine::Introduce() const { return impl_->Introduce(); }
 const Identity& Engine::identity() const noexcept { return impl_->identity; }
 
-Result<RegionInfo> Engine::Register(void* base, std::uint64_t length_bytes, const RegisterOptions& options) {
+Result<RegionInfo> Engine::Register(void* base, std::uint64_t length_bytes,
+                                    const RegisterOptions& options) {
   return impl_->regions->Register(base, length_bytes, options);
 }
 
-Result<RegionInfo> Engine::Allocate(const std::string& name, std::uint64_t length_bytes, const RegisterOptions& options) {
+Result<RegionInfo> Engine::Allocate(const std::string& name, std::uint64_t length_bytes,
+                                    const RegisterOptions& options) {
   MC_TRY(std::unique_ptr<SharedSegment> segment, SharedSegment::Create(name, length_bytes));
   MC_TRY(const RegionInfo info, impl_->regions->Register(*segment, options));
   SharedSegment* const borrowed = segment.get();
@@ -524,12 +570,15 @@ Result<RegionInfo> Engine::Allocate(const std::string& name, std::uint64_t lengt
   // The pin keeps Unregister() from freeing what is being populated.
   const Result<PinnedRange> pin = impl_->regions->Pin(info.id, info.key, Access::kRead);
   if (pin) {
-    impl_->background->Add([impl = impl_.get(), borrowed, pin = *pin] { borrowed->Populate(&impl->stop_populating); });
+    impl_->background->Add(
+        [impl = impl_.get(), borrowed, pin = *pin] { borrowed->Populate(&impl->stop_populating); });
   }
   return info;
 }
 
-Status Engine::Unregister(RegionId id) { return RunAndWait<Status>(impl_->world.control, UnregisterAsync(id)); }
+Status Engine::Unregister(RegionId id) {
+  return RunAndWait<Status>(impl_->world.control, UnregisterAsync(id));
+}
 
 Task<Status> Engine::UnregisterAsync(RegionId id) {
   const auto impl = impl_;
@@ -556,18 +605,22 @@ Result<PeerPtr> Engine::ConnectNow(const std::string& label, Instant deadline) {
   return RunAndWait<Result<PeerPtr>>(impl_->world.control, Connect(label, deadline));
 }
 
-Status Engine::Run(const PeerPtr& peer, Direction direction, std::span<const Copy> copies, const BatchOptions& options) {
-  const auto known = std::static_pointer_cast<PeerImpl>(peer);
-  if (!options.notify && known->is_connected() && !impl_->closed) {
+Status Engine::Run(const PeerPtr& peer, Direction direction, std::span<const Copy> copies,
+                   const BatchOptions& options) {
+  auto& known = static_cast<PeerImpl&>(*peer);
+  if (!options.notify && known.is_connected() && !impl_->closed) {
     MC_TRY_STATUS(impl_->CheckLocal(copies));
     Transfer transfer = Summarise(direction, copies);
     transfer.deadline = options.deadline;
+    if (transfer.region_count == 1 && !copies.empty())
+      transfer.region = known.regions()->Find(copies.front().region);
     if (std::optional<Status> status = impl_->RunHere(known, transfer)) return std::move(*status);
   }
   return Submit(peer, direction, std::vector<Copy>(copies.begin(), copies.end()), options)->Wait();
 }
 
-std::shared_ptr<Batch> Engine::Submit(const PeerPtr& peer, Direction direction, std::vector<Copy> copies, BatchOptions options) {
+std::shared_ptr<Batch> Engine::Submit(const PeerPtr& peer, Direction direction,
+                                      std::vector<Copy> copies, BatchOptions options) {
   return impl_->Submit(peer, direction, std::move(copies), std::move(options));
 }
 
@@ -575,7 +628,8 @@ Task<Status> Engine::Notify(PeerPtr peer, std::string name, std::string message,
   const auto impl = impl_;
   if (impl->closed) co_return Fail(ErrorId::kClosed, "the engine stops");
   impl->active += 1;
-  auto notify = impl->Notify(std::static_pointer_cast<PeerImpl>(peer), std::move(name), std::move(message), deadline);
+  auto notify = impl->Notify(std::static_pointer_cast<PeerImpl>(peer), std::move(name),
+                             std::move(message), deadline);
   Status status = co_await std::move(notify);
   impl->Ended();
   co_return status;

@@ -20,20 +20,29 @@ using namespace std::chrono_literals;
 // An engine with its port, as one process has it.
 class Node {
  public:
-  Node(World& world, FakeWire& wire, std::string label, const std::string& transport, std::uint16_t port = 0) : world_(world) {
+  Node(World& world, FakeWire& wire, std::string label, const std::string& transport,
+       std::uint16_t port = 0)
+      : world_(world) {
     directory_ = MakeP2pDirectory(world);
     port_ = std::make_shared<PortServer>(world, metrics_, PortServerOptions{});
-    Identity identity{world.random.DrawInstanceId(), 1, std::move(label), world.network.host(), "test"};
-    engine_ = std::make_unique<Engine>(world, metrics_, port_, *directory_, identity, EngineOptions{.transports = transport == "any" ? std::vector<std::string>{} : std::vector{transport}});
+    Identity identity{world.random.DrawInstanceId(), 1, std::move(label), world.network.host(),
+                      "test"};
+    engine_ = std::make_unique<Engine>(
+        world, metrics_, port_, *directory_, identity,
+        EngineOptions{.transports = transport == "any" ? std::vector<std::string>{}
+                                                       : std::vector{transport}});
     auto mapped = MakeShmTransports(world, identity.id, engine_->regions(), CopyEngine::Plain());
     EXPECT_TRUE(Succeeds(mapped));
     for (auto& one : *mapped) engine_->AddTransport(std::move(one));
     engine_->AddTransport(MakeCmaTransport(world, identity.id));
     // Not part of "any": nothing that people run has it.
-    if (transport == "fake") engine_->AddTransport(MakeFakeTransport(world, wire, identity.id, engine_->regions(), {}));
-    engine_->AddTransport(MakeTcpTransport(world, metrics_, engine_->regions(), CopyEngine::Plain(),
-                                           [this] { return engine_->Introduce(); }, TcpOptions{}));
-    Result<std::unique_ptr<Listener>> listener = world.network.Listen(world.control, {IpAddress::LoopbackV4(), port});
+    if (transport == "fake")
+      engine_->AddTransport(MakeFakeTransport(world, wire, identity.id, engine_->regions(), {}));
+    engine_->AddTransport(MakeTcpTransport(
+        world, metrics_, engine_->regions(), CopyEngine::Plain(),
+        [this] { return engine_->Introduce(); }, TcpOptions{}));
+    Result<std::unique_ptr<Listener>> listener =
+        world.network.Listen(world.control, {IpAddress::LoopbackV4(), port});
     EXPECT_TRUE(Succeeds(listener));
     at_ = (*listener)->bound();
     std::shared_ptr<Listener> shared = std::move(*listener);
@@ -69,13 +78,16 @@ class Node {
   Endpoint at_;
 };
 
-// The contract of every way to move bytes, over each transport alone and over all of them together: "any".
+// The contract of every way to move bytes, over each transport alone and over all of them together:
+// "any".
 class PathContract : public testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
-    std::iota(reinterpret_cast<unsigned char*>(source_.data()), reinterpret_cast<unsigned char*>(source_.data() + source_.size()), 1);
+    std::iota(reinterpret_cast<unsigned char*>(source_.data()),
+              reinterpret_cast<unsigned char*>(source_.data() + source_.size()), 1);
     ASSERT_TRUE(Succeeds(a_->engine().Register(source_.data(), source_.size())));
-    const Result<RegionInfo> target = b_->engine().Allocate("target", kBytes);  // mappable: every transport can carry it
+    const Result<RegionInfo> target =
+        b_->engine().Allocate("target", kBytes);  // mappable: every transport can carry it
     ASSERT_TRUE(Succeeds(target));
     target_ = {reinterpret_cast<std::byte*>(target->base), kBytes};
     Result<PeerPtr> peer = a_->engine().ConnectNow(b_->address(), In(5s));
@@ -107,25 +119,35 @@ class PathContract : public testing::TestWithParam<std::string> {
 };
 
 TEST_P(PathContract, WritesAndReadsOfEverySize) {
-  for (const std::uint64_t length : {std::uint64_t{0}, std::uint64_t{1}, std::uint64_t{63}, std::uint64_t{4096}, std::uint64_t{100'001}, std::uint64_t{5 << 20}}) {
+  for (const std::uint64_t length :
+       {std::uint64_t{0}, std::uint64_t{1}, std::uint64_t{63}, std::uint64_t{4096},
+        std::uint64_t{100'001}, std::uint64_t{5 << 20}}) {
     std::fill(target_.begin(), target_.end(), std::byte{0});
-    ASSERT_TRUE(Succeeds(Move(Direction::kWrite, {{source_.data() + 3, region_.id, 5, length}}))) << length;
-    EXPECT_TRUE(std::equal(source_.begin() + 3, source_.begin() + 3 + static_cast<long>(length), target_.begin() + 5)) << length;
+    ASSERT_TRUE(Succeeds(Move(Direction::kWrite, {{source_.data() + 3, region_.id, 5, length}})))
+        << length;
+    EXPECT_TRUE(std::equal(source_.begin() + 3, source_.begin() + 3 + static_cast<long>(length),
+                           target_.begin() + 5))
+        << length;
     EXPECT_EQ(target_[5 + length], std::byte{0});
     std::fill(source_.begin(), source_.end(), std::byte{9});
     ASSERT_TRUE(Succeeds(Move(Direction::kRead, {{source_.data(), region_.id, 5, length}})));
-    EXPECT_TRUE(std::equal(source_.begin(), source_.begin() + static_cast<long>(length), target_.begin() + 5)) << length;
+    EXPECT_TRUE(std::equal(source_.begin(), source_.begin() + static_cast<long>(length),
+                           target_.begin() + 5))
+        << length;
     EXPECT_EQ(source_[length], std::byte{9});
-    std::iota(reinterpret_cast<unsigned char*>(source_.data()), reinterpret_cast<unsigned char*>(source_.data() + source_.size()), 1);
+    std::iota(reinterpret_cast<unsigned char*>(source_.data()),
+              reinterpret_cast<unsigned char*>(source_.data() + source_.size()), 1);
   }
 }
 
 TEST_P(PathContract, ABatchOfAHundredThousandRanges) {
   std::vector<Copy> copies;
-  for (std::uint64_t i = 0; i < 65536; ++i) copies.push_back({source_.data() + i * 128, region_.id, (65535 - i) * 128, 128});
+  for (std::uint64_t i = 0; i < 65536; ++i)
+    copies.push_back({source_.data() + i * 128, region_.id, (65535 - i) * 128, 128});
   ASSERT_TRUE(Succeeds(Move(Direction::kWrite, copies)));
   for (std::uint64_t i = 0; i < 65536; ++i) {
-    ASSERT_TRUE(std::equal(source_.begin() + static_cast<long>(i * 128), source_.begin() + static_cast<long>(i * 128 + 128),
+    ASSERT_TRUE(std::equal(source_.begin() + static_cast<long>(i * 128),
+                           source_.begin() + static_cast<long>(i * 128 + 128),
                            target_.begin() + static_cast<long>((65535 - i) * 128)));
   }
   std::vector<std::byte> before = source_;
@@ -135,29 +157,40 @@ TEST_P(PathContract, ABatchOfAHundredThousandRanges) {
 }
 
 TEST_P(PathContract, WrongRangesAreRefusedAndChangeNothing) {
-  EXPECT_TRUE(FailsWith(Move(Direction::kWrite, {{source_.data(), region_.id, target_.size() - 1, 2}}), ErrorId::kOutOfRegion));
-  EXPECT_TRUE(FailsWith(Move(Direction::kWrite, {{source_.data(), RegionId{77}, 0, 2}}), ErrorId::kRegionUnknown));
+  EXPECT_TRUE(
+      FailsWith(Move(Direction::kWrite, {{source_.data(), region_.id, target_.size() - 1, 2}}),
+                ErrorId::kOutOfRegion));
+  EXPECT_TRUE(FailsWith(Move(Direction::kWrite, {{source_.data(), RegionId{77}, 0, 2}}),
+                        ErrorId::kRegionUnknown));
   std::byte unregistered[8] = {};
-  EXPECT_TRUE(FailsWith(Move(Direction::kWrite, {{unregistered, region_.id, 0, 2}}), ErrorId::kNotRegistered));
-  EXPECT_TRUE(FailsWith(Move(Direction::kWrite, {{source_.data() + source_.size() - 1, region_.id, 0, 2}}), ErrorId::kNotRegistered));
-  EXPECT_EQ(std::count(target_.begin(), target_.end(), std::byte{0}), static_cast<long>(target_.size()));
+  EXPECT_TRUE(FailsWith(Move(Direction::kWrite, {{unregistered, region_.id, 0, 2}}),
+                        ErrorId::kNotRegistered));
+  EXPECT_TRUE(
+      FailsWith(Move(Direction::kWrite, {{source_.data() + source_.size() - 1, region_.id, 0, 2}}),
+                ErrorId::kNotRegistered));
+  EXPECT_EQ(std::count(target_.begin(), target_.end(), std::byte{0}),
+            static_cast<long>(target_.size()));
 }
 
 TEST_P(PathContract, ARegionKeyIsNeeded) {
-  if (GetParam() == "cma") GTEST_SKIP() << "the kernel asks for the right to debug the process, not for a key";
+  if (GetParam() == "cma")
+    GTEST_SKIP() << "the kernel asks for the right to debug the process, not for a key";
   const auto other = b_->engine().Allocate("other", 4096, {.listed = false});
   ASSERT_TRUE(Succeeds(other));
-  EXPECT_TRUE(FailsWith(Move(Direction::kWrite, {{source_.data(), other->id, 0, 2}}), ErrorId::kRegionUnknown));
+  EXPECT_TRUE(FailsWith(Move(Direction::kWrite, {{source_.data(), other->id, 0, 2}}),
+                        ErrorId::kRegionUnknown));
   RegionInfo forged = *other;
   forged.key = RegionKey{static_cast<std::uint64_t>(forged.key) ^ 1};
   peer_->AddRegion(forged);
-  EXPECT_TRUE(FailsWith(Move(Direction::kWrite, {{source_.data(), other->id, 0, 2}}), ErrorId::kBadRegionKey));
+  EXPECT_TRUE(FailsWith(Move(Direction::kWrite, {{source_.data(), other->id, 0, 2}}),
+                        ErrorId::kBadRegionKey));
   ASSERT_TRUE(Succeeds(b_->engine().Unregister(other->id)));
 }
 
 TEST_P(PathContract, ABatchIsWaitedForPolledAwaitedAndCalledBack) {
   const auto submit = [this] {
-    return a_->engine().Submit(peer_, Direction::kWrite, {{source_.data(), region_.id, 0, 1 << 20}}, {.deadline = In(5s)});
+    return a_->engine().Submit(peer_, Direction::kWrite, {{source_.data(), region_.id, 0, 1 << 20}},
+                               {.deadline = In(5s)});
   };
   EXPECT_TRUE(Succeeds(submit()->Wait()));
   const std::shared_ptr<Batch> polled = submit();
@@ -181,8 +214,9 @@ TEST_P(PathContract, ABatchIsWaitedForPolledAwaitedAndCalledBack) {
 
 TEST_P(PathContract, NotificationsArriveOnceAndAfterTheBytes) {
   for (int i = 0; i < 10; ++i) {
-    const auto batch = a_->engine().Submit(peer_, Direction::kWrite, {{source_.data(), region_.id, 0, 1000}},
-                                           {.deadline = In(5s), .notify = std::pair{std::string("done"), std::to_string(i)}});
+    const auto batch = a_->engine().Submit(
+        peer_, Direction::kWrite, {{source_.data(), region_.id, 0, 1000}},
+        {.deadline = In(5s), .notify = std::pair{std::string("done"), std::to_string(i)}});
     ASSERT_TRUE(Succeeds(batch->Wait()));
   }
   const std::vector<Notification> got = b_->engine().TakeNotifications();
@@ -196,10 +230,12 @@ TEST_P(PathContract, ADeadPeerFailsAtOnceAndItsSuccessorIsAnotherPeer) {
   const std::uint16_t port = b_->port();
   b_->Stop();
   const Instant begin = world_.clock.Now();
-  EXPECT_TRUE(FailsWith(Move(Direction::kWrite, {{source_.data(), region_.id, 0, 100}}), ErrorId::kPeerGone));
+  EXPECT_TRUE(FailsWith(Move(Direction::kWrite, {{source_.data(), region_.id, 0, 100}}),
+                        ErrorId::kPeerGone));
   EXPECT_LT(world_.clock.Now() - begin, 2s);
   Node successor(world_, wire_, "b", GetParam(), port);
-  EXPECT_TRUE(FailsWith(Move(Direction::kWrite, {{source_.data(), region_.id, 0, 100}}), ErrorId::kPeerGone));
+  EXPECT_TRUE(FailsWith(Move(Direction::kWrite, {{source_.data(), region_.id, 0, 100}}),
+                        ErrorId::kPeerGone));
   const Result<PeerPtr> again = a_->engine().ConnectNow(b_->address(), In(5s));
   ASSERT_TRUE(Succeeds(again));
   EXPECT_NE((*again)->identity().id, peer_->identity().id);
@@ -208,13 +244,16 @@ TEST_P(PathContract, ADeadPeerFailsAtOnceAndItsSuccessorIsAnotherPeer) {
 
 TEST_P(PathContract, AnUnregisteredRegionIsNotTouchedAnyMore) {
   ASSERT_TRUE(Succeeds(b_->engine().Unregister(region_.id)));
-  EXPECT_TRUE(FailsWith(Move(Direction::kWrite, {{source_.data(), region_.id, 0, 100}}), ErrorId::kRegionUnknown));
+  EXPECT_TRUE(FailsWith(Move(Direction::kWrite, {{source_.data(), region_.id, 0, 100}}),
+                        ErrorId::kRegionUnknown));
   EXPECT_TRUE(FailsWith(b_->engine().Unregister(region_.id), ErrorId::kRegionUnknown));
 }
 
 TEST_P(PathContract, CancelledAndLateBatchesEnd) {
-  EXPECT_TRUE(FailsWith(Move(Direction::kWrite, {{source_.data(), region_.id, 0, 100}}, -1s), ErrorId::kDeadline));
-  const auto batch = a_->engine().Submit(peer_, Direction::kWrite, {{source_.data(), region_.id, 0, 8 << 20}}, {.deadline = In(5s)});
+  EXPECT_TRUE(FailsWith(Move(Direction::kWrite, {{source_.data(), region_.id, 0, 100}}, -1s),
+                        ErrorId::kDeadline));
+  const auto batch = a_->engine().Submit(
+      peer_, Direction::kWrite, {{source_.data(), region_.id, 0, 8 << 20}}, {.deadline = In(5s)});
   batch->Cancel();
   const Status status = batch->Wait();
   EXPECT_TRUE(status || status.error().id == ErrorId::kCancelled);
@@ -226,12 +265,14 @@ TEST_P(PathContract, FourThreadsAtOnce) {
     threads.emplace_back([this, t] {
       for (int i = 0; i < 50; ++i) {
         const std::uint64_t offset = t << 20;
-        EXPECT_TRUE(Succeeds(Move(Direction::kWrite, {{source_.data() + offset, region_.id, offset, 200'000}})));
+        EXPECT_TRUE(Succeeds(
+            Move(Direction::kWrite, {{source_.data() + offset, region_.id, offset, 200'000}})));
       }
     });
   }
   for (std::thread& thread : threads) thread.join();
-  EXPECT_TRUE(std::equal(source_.begin() + (3 << 20), source_.begin() + (3 << 20) + 200'000, target_.begin() + (3 << 20)));
+  EXPECT_TRUE(std::equal(source_.begin() + (3 << 20), source_.begin() + (3 << 20) + 200'000,
+                         target_.begin() + (3 << 20)));
   const std::vector<PathRow> paths = a_->engine().Paths();
   std::uint64_t transfers = 0;
   for (const PathRow& path : paths) {
@@ -241,7 +282,8 @@ TEST_P(PathContract, FourThreadsAtOnce) {
   EXPECT_EQ(transfers, 200U);
 }
 
-INSTANTIATE_TEST_SUITE_P(Each, PathContract, testing::Values("fake", "shm", "ring", "cma", "tcp", "any"),
+INSTANTIATE_TEST_SUITE_P(Each, PathContract,
+                         testing::Values("fake", "shm", "ring", "cma", "tcp", "any"),
                          [](const auto& info) { return info.param; });
 
 }  // namespace

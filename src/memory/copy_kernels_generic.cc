@@ -1,3 +1,7 @@
+#if defined(__x86_64__)
+#include <emmintrin.h>
+#endif
+
 #include <cstring>
 
 #include "memory/copy_kernels.h"
@@ -10,7 +14,20 @@ constexpr auto kByteTables = CrcByteTables();
 
 }  // namespace
 
-void CopyMemcpy(std::byte* to, const std::byte* from, std::size_t length) noexcept { std::memcpy(to, from, length); }
+void FlushFromCaches(const std::byte* bytes, std::size_t length) noexcept {
+#if defined(__x86_64__)
+  constexpr std::size_t kLineBytes = 64;
+  for (std::size_t at = 0; at < length; at += kLineBytes) _mm_clflush(bytes + at);
+  _mm_mfence();
+#else
+  static_cast<void>(bytes);
+  static_cast<void>(length);
+#endif
+}
+
+void CopyMemcpy(std::byte* to, const std::byte* from, std::size_t length) noexcept {
+  std::memcpy(to, from, length);
+}
 
 void CopyRepMovsb(std::byte* to, const std::byte* from, std::size_t length) noexcept {
 #if defined(__x86_64__)

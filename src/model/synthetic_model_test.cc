@@ -192,8 +192,8 @@ TEST(NextToken, StaysBelowTheVocabularyAndPositionsBelowTheSequence) {
   for (std::size_t count = 1; count < 200; ++count) {
     Cache cache(model, model.Chains(CountingTokens(count)));
     const SequenceDigest digest = DigestOf(model, cache, count);
-    for (const std::uint64_t position : AttentionStep(digest, count).positions())
-      EXPECT_LT(position, count);
+    const AttentionStep step(digest, count);
+    for (const std::uint64_t position : step.positions()) EXPECT_LT(position, count);
     const Token token = Answer(model, digest, cache);
     EXPECT_LT(token, model.shape().vocabulary);
     seen.insert(token);

@@ -1,5 +1,6 @@
-// The interface of every way to move bytes. A transport opens paths; a path moves the slices of a batch between this
-// process and one peer. The engine picks the path; nothing about one transport is known outside its folder.
+// The interface of every way to move bytes. A transport opens paths; a path moves the slices of a
+// batch between this process and one peer. The engine picks the path; nothing about one transport
+// is known outside its folder.
 #pragma once
 
 #include <cstdint>
@@ -16,16 +17,21 @@
 
 namespace mooncake {
 
-enum class Direction : std::uint8_t { kWrite, kRead };  ///< As the caller sees it: kWrite goes to the peer.
+enum class Direction : std::uint8_t {
+  kWrite,
+  kRead
+};  ///< As the caller sees it: kWrite goes to the peer.
 
-/// One contiguous range to copy. `local` lies in this process, [offset, offset + length) in the peer's region.
+/// One contiguous range to copy. `local` lies in this process, [offset, offset + length) in the
+/// peer's region.
 struct Slice {
   std::byte* local = nullptr;
   RegionId region{};
   std::uint64_t offset = 0;
   std::uint64_t length_bytes = 0;
 };
-static_assert(sizeof(Slice) == 32, "two to a cache line: batches of tiny ranges are bound by reading them");
+static_assert(sizeof(Slice) == 32,
+              "two to a cache line: batches of tiny ranges are bound by reading them");
 
 /// What this side knows of the peer's regions. Any thread.
 class PeerRegions {
@@ -40,9 +46,13 @@ struct Transfer {
   Direction direction = Direction::kWrite;
   std::span<const Slice> slices;
   std::uint64_t total_bytes = 0;
-  std::uint32_t region_count = 1;      ///< Runs of slices of the same region: 1 means that all are of one.
+  std::uint32_t region_count =
+      1;  ///< Runs of slices of the same region: 1 means that all are of one.
+  const RegionInfo* region =
+      nullptr;  ///< That one, where it has been looked up already (PeerRegions::Find()).
   Instant deadline = kNever;
-  const std::atomic<bool>* cancelled = nullptr;  ///< Looked at between pieces of at most 2 MiB. May be null.
+  const std::atomic<bool>* cancelled =
+      nullptr;  ///< Looked at between pieces of at most 2 MiB. May be null.
 };
 
 /// The peer as a transport sees it when it opens a path.
@@ -51,37 +61,41 @@ struct PeerInfo {
   std::string label;
   HostIdentity host;
   Endpoint endpoint;  ///< Where this peer answered, proven by the control connection.
-  /// What the peer's transport of the same name said of itself (Transport::Advertise()); a peer's bytes, so: data.
+  /// What the peer's transport of the same name said of itself (Transport::Advertise()); a peer's
+  /// bytes, so: data.
   std::string advertisement;
   std::shared_ptr<const PeerRegions> regions;
 };
 
 /// A transport between two given ends. Opened once per peer and transport, used by many threads.
 ///
-/// Done means: when Run() or `done` reports success, every byte is in the destination's memory. After either has
-/// reported anything, no byte of local memory is touched any more.
+/// Done means: when Run() or `done` reports success, every byte is in the destination's memory.
+/// After either has reported anything, no byte of local memory is touched any more.
 class Path {
  public:
   virtual ~Path() = default;
 
-  /// What the transfer is expected to take, or nothing if this path cannot carry it (a region that is not mappable,
-  /// say). Cheap: asked for every batch.
+  /// What the transfer is expected to take, or nothing if this path cannot carry it (a region that
+  /// is not mappable, say). Cheap: asked for every batch.
   [[nodiscard]] virtual std::optional<Duration> Estimate(const Transfer& transfer) const = 0;
   /// Whether Run() would find everything in place; false: co_await Prepare() first. Any thread.
   [[nodiscard]] virtual bool IsPrepared(const Transfer& transfer) const = 0;
   /// Fetches what Run() needs for these regions (maps them, say). On the control loop.
-  [[nodiscard]] virtual Task<Status> Prepare(std::vector<RegionId> regions, Direction direction, Instant deadline) = 0;
+  [[nodiscard]] virtual Task<Status> Prepare(std::vector<RegionId> regions, Direction direction,
+                                             Instant deadline) = 0;
 
   /// Whether Run() does the work on the calling thread. Otherwise only Start() may be called.
   [[nodiscard]] virtual bool is_synchronous() const noexcept = 0;
-  /// Moves all slices, on the calling thread. Errors: kPathFailed, kPeerGone (the path is dead; the outcome of each
-  /// slice is unknown), kDeadline, kCancelled, kBadRegionKey, kOutOfRegion, kRegionUnknown.
+  /// Moves all slices, on the calling thread. Errors: kPathFailed, kPeerGone (the path is dead; the
+  /// outcome of each slice is unknown), kDeadline, kCancelled, kBadRegionKey, kOutOfRegion,
+  /// kRegionUnknown.
   [[nodiscard]] virtual Status Run(const Transfer& transfer) = 0;
-  /// Begins to move all slices; `transfer` and its slices stay until `done` is called, once, on the data loop. Errors
-  /// as Run(). Called on the data loop.
+  /// Begins to move all slices; `transfer` and its slices stay until `done` is called, once, on the
+  /// data loop. Errors as Run(). Called on the data loop.
   virtual void Start(const Transfer& transfer, std::function<void(Status)> done) = 0;
 
-  /// The peer has unregistered the region: when this returns, no copy touches it any more. Any thread but the loops'.
+  /// The peer has unregistered the region: when this returns, no copy touches it any more. Any
+  /// thread but the loops'.
   virtual void Forget(RegionId region) = 0;
   /// Ends everything in flight with kPathFailed. Idempotent; any thread.
   virtual void Close() noexcept = 0;
@@ -91,20 +105,26 @@ class Transport {
  public:
   virtual ~Transport() = default;
   [[nodiscard]] virtual std::string_view name() const noexcept = 0;
-  /// What the peers' transport of this name must know to reach this process; sent in the hand-shake.
+  /// What the peers' transport of this name must know to reach this process; sent in the
+  /// hand-shake.
   [[nodiscard]] virtual std::string Advertise() const = 0;
   /// Proves that the way works (a nonce goes through it) and returns it. On the control loop.
-  /// kPathUnusable says why not with this peer; that is an answer, not a failure. kClosed after Close(), also when that
-  /// comes while it waits; by then nothing but the transport itself need be left.
-  [[nodiscard]] virtual Task<Result<std::shared_ptr<Path>>> Open(std::shared_ptr<const PeerInfo> peer,
-                                                                 Instant deadline) = 0;
-  /// Serves a connection on which a peer asked for this transport. On the data loop. Transports that use no
-  /// connection of the common port close it.
+  /// kPathUnusable says why not with this peer; that is an answer, not a failure. kClosed after
+  /// Close(), also when that comes while it waits; by then nothing but the transport itself need be
+  /// left.
+  [[nodiscard]] virtual Task<Result<std::shared_ptr<Path>>> Open(
+      std::shared_ptr<const PeerInfo> peer, Instant deadline) = 0;
+  /// Serves a connection on which a peer asked for this transport. On the data loop. Transports
+  /// that use no connection of the common port close it.
   virtual void Serve(std::shared_ptr<Stream> stream, std::shared_ptr<const PeerInfo> peer) = 0;
-  /// The peer has lost its path to this process and will try again: when this returns, nothing that it sent over the old one
-  /// lands any more. On the data loop. Asked for only where paths are not synchronous.
+  /// Whether bytes that were sent over a path may still land at the peer after the path was closed.
+  [[nodiscard]] virtual bool lands_late() const noexcept = 0;
+  /// The peer has lost its path to this process and will try again: when this returns, nothing that
+  /// it sent over the old one lands any more. On the data loop. Asked for only where bytes land
+  /// late.
   virtual void EndTransfersOf(const InstanceId& peer) = 0;
-  /// Stops serving and ends all paths. Afterwards no thread of this transport touches registered memory.
+  /// Stops serving and ends all paths. Afterwards no thread of this transport touches registered
+  /// memory.
   virtual void Close() noexcept = 0;
 };
 

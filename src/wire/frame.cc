@@ -11,7 +11,8 @@
 namespace mooncake {
 namespace {
 
-static_assert(std::endian::native == std::endian::little, "the wire is little-endian and so are our machines");
+static_assert(std::endian::native == std::endian::little,
+              "the wire is little-endian and so are our machines");
 
 constexpr std::size_t kBufferBytes = 64 << 10;
 constexpr std::size_t kChecksumOffset = kFrameHeaderBytes - 4;
@@ -27,7 +28,9 @@ T Get(Bytes bytes, std::size_t offset) noexcept {
   return value;
 }
 
-bool IsKnown(std::uint8_t kind) noexcept { return (kind >= 1 && kind <= 9) || (kind >= 16 && kind <= 20); }
+bool IsKnown(std::uint8_t kind) noexcept {
+  return (kind >= 1 && kind <= 9) || (kind >= 16 && kind <= 20);
+}
 
 }  // namespace
 
@@ -46,7 +49,8 @@ FrameHeaderBytes Encode(const FrameHeader& header) noexcept {
 }
 
 Result<FrameHeader> DecodeFrameHeader(Bytes bytes) {
-  if (bytes.size() < kFrameHeaderBytes) return Fail(ErrorId::kBadFrame, "a header of fewer than 32 bytes");
+  if (bytes.size() < kFrameHeaderBytes)
+    return Fail(ErrorId::kBadFrame, "a header of fewer than 32 bytes");
   if (const auto magic = Get<std::uint32_t>(bytes, 0); magic != kFrameMagic) {
     return Fail(ErrorId::kBadFrame, fmt::format("it begins with {:#010x} instead of MCK1", magic));
   }
@@ -54,7 +58,8 @@ Result<FrameHeader> DecodeFrameHeader(Bytes bytes) {
     return Fail(ErrorId::kBadFrame, "the header's checksum does not fit");
   }
   const auto kind = Get<std::uint8_t>(bytes, 4);
-  if (!IsKnown(kind)) return Fail(ErrorId::kBadFrame, fmt::format("frame kind {} is unknown", kind));
+  if (!IsKnown(kind))
+    return Fail(ErrorId::kBadFrame, fmt::format("frame kind {} is unknown", kind));
   FrameHeader header;
   header.kind = static_cast<FrameKind>(kind);
   header.flags = Get<std::uint8_t>(bytes, 5);
@@ -64,7 +69,8 @@ Result<FrameHeader> DecodeFrameHeader(Bytes bytes) {
   header.payload_bytes = Get<std::uint32_t>(bytes, 20);
   header.budget_ms = Get<std::uint32_t>(bytes, 24);
   if (header.body_bytes > kBodyBytesMax || header.payload_bytes > kPayloadBytesMax) {
-    return Fail(ErrorId::kFrameTooLarge, fmt::format("body of {} and payload of {} bytes", header.body_bytes, header.payload_bytes));
+    return Fail(ErrorId::kFrameTooLarge, fmt::format("body of {} and payload of {} bytes",
+                                                     header.body_bytes, header.payload_bytes));
   }
   return header;
 }
@@ -80,7 +86,8 @@ Task<Status> BufferedReader::Want(std::size_t count) {
     begin_ = 0;
   }
   while (end_ - begin_ < count) {
-    const Result<std::size_t> read = co_await stream_->ReadSome(MutableBytes(buffer_).subspan(end_));
+    const Result<std::size_t> read =
+        co_await stream_->ReadSome(MutableBytes(buffer_).subspan(end_));
     if (!read) co_return Fail(read.error());
     end_ += *read;
   }

@@ -1,4 +1,5 @@
-// The frame: a header of 32 bytes, a Protobuf body, a payload of raw bytes. docs/wire.md is the specification.
+// The frame: a header of 32 bytes, a Protobuf body, a payload of raw bytes. docs/wire.md is the
+// specification.
 #pragma once
 
 #include <array>
@@ -23,10 +24,10 @@ enum class FrameKind : std::uint8_t {
   kCancel = 7,      ///< The caller no longer waits for `id`. Answered by nothing.
   kPing = 8,        ///< Answered by kPong with the same id.
   kPong = 9,
-  kWrite = 16,      ///< Data connections: gather list in the body, bytes in the payload.
-  kRead = 17,       ///< Gather list in the body; answered by kData or kDataFailure.
+  kWrite = 16,  ///< Data connections: gather list in the body, bytes in the payload.
+  kRead = 17,   ///< Gather list in the body; answered by kData or kDataFailure.
   kData = 18,
-  kAck = 19,        ///< Every kWrite up to and including `id` is in memory.
+  kAck = 19,          ///< Every kWrite up to and including `id` is in memory.
   kDataFailure = 20,  ///< The kWrite or kRead `id` was refused. Body: Failure.
 };
 
@@ -58,8 +59,8 @@ struct Frame {
   std::vector<std::byte> payload;
 };
 
-/// Reads a stream through a buffer, so that a small frame costs one system call and a large payload none extra.
-/// Lives on the stream's loop; one coroutine reads at a time.
+/// Reads a stream through a buffer, so that a small frame costs one system call and a large payload
+/// none extra. Lives on the stream's loop; one coroutine reads at a time.
 class BufferedReader {
  public:
   explicit BufferedReader(std::shared_ptr<Stream> stream);
@@ -67,7 +68,9 @@ class BufferedReader {
   [[nodiscard]] Task<Status> ReadExact(MutableBytes into);
   /// At least `count` bytes are buffered afterwards; `count` is at most 4096.
   [[nodiscard]] Task<Status> Want(std::size_t count);
-  [[nodiscard]] Bytes buffered() const noexcept { return Bytes(buffer_).subspan(begin_, end_ - begin_); }
+  [[nodiscard]] Bytes buffered() const noexcept {
+    return Bytes(buffer_).subspan(begin_, end_ - begin_);
+  }
   void Consume(std::size_t count) noexcept { begin_ += count; }
   /// A whole frame. Errors as DecodeFrameHeader and Stream::ReadSome.
   [[nodiscard]] Task<Result<Frame>> ReadFrame();
@@ -84,7 +87,8 @@ class BufferedReader {
 };
 
 /// Header, body and payload in one write.
-[[nodiscard]] Task<Status> WriteFrame(Stream& stream, FrameHeader header, Bytes body, Bytes payload = {});
+[[nodiscard]] Task<Status> WriteFrame(Stream& stream, FrameHeader header, Bytes body,
+                                      Bytes payload = {});
 
 [[nodiscard]] inline Bytes AsBytes(std::string_view text) noexcept {
   return {reinterpret_cast<const std::byte*>(text.data()), text.size()};

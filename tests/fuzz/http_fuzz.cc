@@ -1,10 +1,9 @@
 // The HTTP server's half of the common port, fed with bytes by a client that then goes away.
-#include "wire/http.h"
-
 #include <boost/asio/io_context.hpp>
 
 #include "base/real_world.h"
 #include "fuzzer.h"
+#include "wire/http.h"
 
 namespace {
 

@@ -24,8 +24,8 @@ std::string TextOf(const json::object& object, std::string_view key) {
   return value->is_object() || value->is_array() ? std::string() : json::serialize(*value);
 }
 
-// One etcd cluster: sends a call to the endpoint that answered last, and to the others when that one fails. One call at a
-// time: the gateway's connection carries one request.
+// One etcd cluster: sends a call to the endpoint that answered last, and to the others when that
+// one fails. One call at a time: the gateway's connection carries one request.
 class EtcdClient {
  public:
   EtcdClient(World& world, EtcdServers servers) : world_(world), servers_(std::move(servers)) {
@@ -49,7 +49,9 @@ class EtcdClient {
     for (std::size_t i = 0; i < count; ++i) {
       // An endpoint that is silent leaves the others their share of the time.
       const Instant now = world_.clock.Now();
-      const Instant limit = deadline == kNever ? kNever : now + (deadline - now) / static_cast<Duration::rep>(count - i);
+      const Instant limit = deadline == kNever
+                                ? kNever
+                                : now + (deadline - now) / static_cast<Duration::rep>(count - i);
       auto one = CallOne(target, request, limit);
       Result<json::object> reply = co_await std::move(one);
       if (reply) co_return reply;
@@ -66,10 +68,12 @@ class EtcdClient {
   }
 
  private:
-  Task<Result<json::object>> CallOne(std::string target, const json::object& request, Instant deadline) {
+  Task<Result<json::object>> CallOne(std::string target, const json::object& request,
+                                     Instant deadline) {
     if (!http_) {
       const HostPort& endpoint = servers_.endpoints[current_];
-      http_ = std::make_unique<HttpClient>(world_, world_.control, HttpUrl{endpoint.host, endpoint.port, "/", false});
+      http_ = std::make_unique<HttpClient>(world_, world_.control,
+                                           HttpUrl{endpoint.host, endpoint.port, "/", false});
       token_.clear();
     }
     if (!servers_.user.empty() && token_.empty()) {
@@ -81,12 +85,15 @@ class EtcdClient {
     }
     auto post = Post(target, request, deadline);
     Result<json::object> reply = co_await std::move(post);
-    if (!reply && reply.error().code() == Errc::kDenied) token_.clear();  // it may have expired: log in again next time
+    if (!reply && reply.error().code() == Errc::kDenied)
+      token_.clear();  // it may have expired: log in again next time
     co_return reply;
   }
 
-  Task<Result<json::object>> Post(std::string target, const json::object& request, Instant deadline) {
-    std::vector<std::pair<std::string, std::string>> headers = {{"Content-Type", "application/json"}};
+  Task<Result<json::object>> Post(std::string target, const json::object& request,
+                                  Instant deadline) {
+    std::vector<std::pair<std::string, std::string>> headers = {
+        {"Content-Type", "application/json"}};
     if (!token_.empty()) headers.emplace_back("Authorization", token_);
     std::string body = json::serialize(request);
     const HostPort& endpoint = servers_.endpoints[current_];
@@ -100,27 +107,33 @@ class EtcdClient {
   static Result<json::object> Interpret(const std::string& where, const HttpResponse& response) {
     const auto server = response.headers.find("server");
     if (server != response.headers.end() && server->second.starts_with("mooncake")) {
-      return Fail(ErrorId::kDirectoryIsUs, fmt::format("{} is the port of a Mooncake instance ({})", where, server->second));
+      return Fail(ErrorId::kDirectoryIsUs,
+                  fmt::format("{} is the port of a Mooncake instance ({})", where, server->second));
     }
     json::error_code code;
     const json::value value = json::parse(response.body, code);
     if (code || !value.is_object()) {
-      return Fail(ErrorId::kWrongService,
-                  fmt::format("{} is an HTTP server ({}), not etcd: it answers {} to etcd's v3 call", where,
-                              server == response.headers.end() ? "unnamed" : server->second, response.status));
+      return Fail(
+          ErrorId::kWrongService,
+          fmt::format("{} is an HTTP server ({}), not etcd: it answers {} to etcd's v3 call", where,
+                      server == response.headers.end() ? "unnamed" : server->second,
+                      response.status));
     }
     const json::object& object = value.get_object();
     if (response.status == 200) return object;
     const std::string message = TextOf(object, object.contains("message") ? "message" : "error");
     if (response.status == 401 || message.find("authentication failed") != std::string::npos ||
-        message.find("invalid auth token") != std::string::npos || message.find("permission denied") != std::string::npos ||
+        message.find("invalid auth token") != std::string::npos ||
+        message.find("permission denied") != std::string::npos ||
         message.find("user name is empty") != std::string::npos) {
       return Fail(ErrorId::kDirectoryDenied, fmt::format("{}: {}", where, message));
     }
     if (message.empty()) {
-      return Fail(ErrorId::kWrongService, fmt::format("{} answers {} to etcd's v3 call", where, response.status));
+      return Fail(ErrorId::kWrongService,
+                  fmt::format("{} answers {} to etcd's v3 call", where, response.status));
     }
-    return Fail(ErrorId::kDirectoryUnreachable, fmt::format("{} answers {}: {}", where, response.status, message));
+    return Fail(ErrorId::kDirectoryUnreachable,
+                fmt::format("{} answers {}: {}", where, response.status, message));
   }
 
   World& world_;
@@ -133,7 +146,8 @@ class EtcdClient {
 class EtcdStore final : public RecordStore {
  public:
   EtcdStore(World& world, EtcdServers servers, const std::string& cluster)
-      : client_(world, std::move(servers)), prefix_(fmt::format("/mooncake/{}/v1/instances/", cluster)) {}
+      : client_(world, std::move(servers)),
+        prefix_(fmt::format("/mooncake/{}/v1/instances/", cluster)) {}
 
   std::string Describe() const override { return client_.Describe(); }
   void Close() override { client_.Close(); }
@@ -144,7 +158,8 @@ class EtcdStore final : public RecordStore {
       const Result<json::object> reply = co_await std::move(call);
       if (!reply) co_return Fail(reply.error());
       const json::value* const result = reply->if_contains("result");
-      const std::string left = result != nullptr && result->is_object() ? TextOf(result->get_object(), "TTL") : "";
+      const std::string left =
+          result != nullptr && result->is_object() ? TextOf(result->get_object(), "TTL") : "";
       if (!left.empty() && left != "0") co_return Status{};
       MC_LOG(info, "the lease in {} had expired: registering again", Describe());
       lease_.clear();
@@ -155,7 +170,8 @@ class EtcdStore final : public RecordStore {
 
   Task<Status> Remove(InstanceId, Instant deadline) override {
     if (lease_.empty()) co_return Status{};
-    auto call = client_.Call("/v3/lease/revoke", json::object{{"ID", std::exchange(lease_, {})}}, deadline);
+    auto call =
+        client_.Call("/v3/lease/revoke", json::object{{"ID", std::exchange(lease_, {})}}, deadline);
     const Result<json::object> reply = co_await std::move(call);
     if (!reply) co_return Fail(reply.error());
     co_return Status{};
@@ -186,7 +202,8 @@ class EtcdStore final : public RecordStore {
     const Result<json::object> granted = co_await std::move(grant);
     if (!granted) co_return Fail(granted.error());
     std::string id = TextOf(*granted, "ID");
-    if (id.empty()) co_return Fail(ErrorId::kDirectoryGarbage, Describe() + " grants a lease without an id");
+    if (id.empty())
+      co_return Fail(ErrorId::kDirectoryGarbage, Describe() + " grants a lease without an id");
     json::object request{{"key", EncodeBase64(prefix_ + ToString(record.identity.id))},
                          {"value", EncodeBase64(ToJson(record))},
                          {"lease", id}};
@@ -220,7 +237,8 @@ Result<EtcdServers> ParseEtcdServers(std::string_view connection) {
   while (true) {
     const std::size_t comma = rest.find(',');
     std::string_view part = rest.substr(0, comma);
-    if (constexpr std::string_view kHttp = "http://"; part.starts_with(kHttp)) part.remove_prefix(kHttp.size());
+    if (constexpr std::string_view kHttp = "http://"; part.starts_with(kHttp))
+      part.remove_prefix(kHttp.size());
     Result<HostPort> endpoint = ParseHostPort(part);
     if (!endpoint) return Fail(Within("metadata_server", endpoint.error()));
     servers.endpoints.push_back(std::move(*endpoint));
@@ -230,8 +248,10 @@ Result<EtcdServers> ParseEtcdServers(std::string_view connection) {
   return servers;
 }
 
-std::unique_ptr<Directory> MakeEtcdDirectory(World& world, EtcdServers servers, const std::string& cluster) {
-  return MakeLeasedDirectory(world, std::make_unique<EtcdStore>(world, std::move(servers), cluster));
+std::unique_ptr<Directory> MakeEtcdDirectory(World& world, EtcdServers servers,
+                                             const std::string& cluster) {
+  return MakeLeasedDirectory(world,
+                             std::make_unique<EtcdStore>(world, std::move(servers), cluster));
 }
 
 }  // namespace mooncake

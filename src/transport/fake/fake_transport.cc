@@ -218,6 +218,7 @@ class FakeTransport final : public Transport {
   void Serve(std::shared_ptr<Stream> stream, std::shared_ptr<const PeerInfo>) override {
     stream->Close();
   }
+  bool lands_late() const noexcept override { return false; }
   void EndTransfersOf(const InstanceId&) override {}  // nothing lands after a path has reported
 
   void Close() noexcept override {

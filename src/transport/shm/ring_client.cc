@@ -3,33 +3,40 @@
 #include <cstring>
 #include <new>
 
+#include "base/outside_order.h"
+
 namespace mooncake::shm {
 namespace {
 
 using namespace std::chrono_literals;
 
-constexpr Duration kSpinMax = 30us;   // a sleeping thread takes as long to wake
-constexpr Duration kLookEvery = 20ms; // asleep: how late a cancellation is noticed
-constexpr Duration kDrainMax = 1s;    // after a cancellation: how long the target may take over what it has begun
-constexpr std::size_t kSplinterBytes = 4096;  // a range is cut at a slot's end only if the part is at least this
+constexpr Duration kSpinMax = 30us;    // a sleeping thread takes as long to wake
+constexpr Duration kLookEvery = 20ms;  // asleep: how late a cancellation is noticed
+constexpr Duration kDrainMax =
+    1s;  // after a cancellation: how long the target may take over what it has begun
+constexpr std::size_t kSplinterBytes =
+    4096;  // a range is cut at a slot's end only if the part is at least this
 constexpr std::size_t kKnownRegions = 256;
 constexpr std::size_t kPrefetchAhead = 8;
 
 }  // namespace
 
-Result<RingClient::Made> RingClient::Make(World& world) {
+Result<RingClient::Made> RingClient::Make(World& world, const CopyEngine& copy) {
   MC_TRY(std::unique_ptr<SharedSegment> memory, SharedSegment::Create("mooncake ring", kRingBytes));
   memory->Populate(nullptr);
   MC_TRY(auto bells, Doorbell::MakePair());
-  std::shared_ptr<RingClient> client(new RingClient(world, std::move(memory), std::move(bells.first)));
+  std::shared_ptr<RingClient> client(
+      new RingClient(world, copy, std::move(memory), std::move(bells.first)));
   return Made{std::move(client), std::move(bells.second)};
 }
 
-RingClient::RingClient(World& world, std::unique_ptr<SharedSegment> memory, std::unique_ptr<Doorbell> bell)
+RingClient::RingClient(World& world, const CopyEngine& copy, std::unique_ptr<SharedSegment> memory,
+                       std::unique_ptr<Doorbell> bell)
     : world_(world),
+      copy_(copy),
       memory_(std::move(memory)),
       bell_(std::move(bell)),
-      header_(*new (memory_->bytes().data()) RingHeader{}),
+      header_(*new(memory_->bytes().data()) RingHeader{}),
       known_(kKnownRegions) {
   header_.magic.store(kRingMagic, std::memory_order_release);
   regions_.reserve(kWireRegionsMax);
@@ -50,7 +57,8 @@ std::uint32_t RingClient::RegionIndex(RegionId id, const PeerRegions& regions, b
 }
 
 // As many ranges as the slot holds, with their list.
-void RingClient::ChooseRanges(const Transfer& transfer, const PeerRegions& regions, bool first, Cursor& cursor) {
+void RingClient::ChooseRanges(const Transfer& transfer, const PeerRegions& regions, bool first,
+                              Cursor& cursor) {
   const std::span<const Slice> slices = transfer.slices;
   std::vector<Piece>& pieces = pieces_[posted_ % kRingSlots];
   regions_.clear();
@@ -58,14 +66,16 @@ void RingClient::ChooseRanges(const Transfer& transfer, const PeerRegions& regio
   pieces.clear();
   bool added = false;
   if (first && transfer.region_count > 1) {
-    // Every region's key goes ahead, so that a wrong one is found before the first byte of the batch has moved.
+    // Every region's key goes ahead, so that a wrong one is found before the first byte of the
+    // batch has moved.
     for (const Slice& slice : slices) {
       if (regions_.size() == kWireRegionsMax / 2) break;
       static_cast<void>(RegionIndex(slice.region, regions, &added));
     }
   }
   std::size_t room = kRingSlotBytes - regions_.size() * sizeof(WireRegion);
-  while (cursor.slice < slices.size() && ranges_.size() < kWireRangesMax && regions_.size() < kWireRegionsMax) {
+  while (cursor.slice < slices.size() && ranges_.size() < kWireRangesMax &&
+         regions_.size() < kWireRegionsMax) {
     const Slice& slice = slices[cursor.slice];
     const std::uint64_t rest = slice.length_bytes - cursor.offset;
     if (rest > 0) {
@@ -83,14 +93,16 @@ void RingClient::ChooseRanges(const Transfer& transfer, const PeerRegions& regio
   }
 }
 
-void RingClient::Fill(const Transfer& transfer, const PeerRegions& regions, bool first, Cursor& cursor) {
+void RingClient::Fill(const Transfer& transfer, const PeerRegions& regions, bool first,
+                      Cursor& cursor) {
   ChooseRanges(transfer, regions, first, cursor);
   std::byte* to = SlotBytes(memory_->bytes().data(), posted_);
   std::memcpy(to, regions_.data(), regions_.size() * sizeof(WireRegion));
   to += regions_.size() * sizeof(WireRegion);
   std::memcpy(to, ranges_.data(), ranges_.size() * sizeof(WireRange));
   to += ranges_.size() * sizeof(WireRange);
-  list_bytes_[posted_ % kRingSlots] = regions_.size() * sizeof(WireRegion) + ranges_.size() * sizeof(WireRange);
+  list_bytes_[posted_ % kRingSlots] =
+      regions_.size() * sizeof(WireRegion) + ranges_.size() * sizeof(WireRange);
   const std::vector<Piece>& pieces = pieces_[posted_ % kRingSlots];
   std::size_t payload = 0;
   for (std::size_t i = 0; i < pieces.size(); ++i) {
@@ -107,6 +119,7 @@ void RingClient::Fill(const Transfer& transfer, const PeerRegions& regions, bool
   slot.range_count.store(static_cast<std::uint32_t>(ranges_.size()), std::memory_order_relaxed);
   slot.payload_bytes.store(static_cast<std::uint32_t>(payload), std::memory_order_relaxed);
   posted_ += 1;
+  OrderBeforeOutside();
   header_.posted.store(posted_, std::memory_order_seq_cst);
   if (header_.target_parked.load(std::memory_order_seq_cst) != 0 &&
       header_.target_parked.exchange(0, std::memory_order_seq_cst) != 0) {
@@ -118,11 +131,13 @@ void RingClient::Fill(const Transfer& transfer, const PeerRegions& regions, bool
 bool RingClient::HasCompleted(Waited& outcome) const noexcept {
   const std::uint64_t completed = header_.completed.load(std::memory_order_seq_cst);
   if (completed == reaped_) return false;
+  OrderAfterOutside();
   outcome = completed - reaped_ <= posted_ - reaped_ ? Waited::kCompleted : Waited::kMiscounted;
   return true;
 }
 
-RingClient::Waited RingClient::AwaitCompleted(const Transfer& transfer, Instant until, bool look_at_cancelled) {
+RingClient::Waited RingClient::AwaitCompleted(const Transfer& transfer, Instant until,
+                                              bool look_at_cancelled) {
   Waited outcome{};
   if (HasCompleted(outcome)) return outcome;
   const Instant spin_until = std::min(until, After(world_.clock.Now(), kSpinMax));
@@ -146,7 +161,8 @@ RingClient::Waited RingClient::AwaitCompleted(const Transfer& transfer, Instant 
       outcome = Waited::kGone;
       break;
     }
-    if (look_at_cancelled && transfer.cancelled != nullptr && transfer.cancelled->load(std::memory_order_acquire)) {
+    if (look_at_cancelled && transfer.cancelled != nullptr &&
+        transfer.cancelled->load(std::memory_order_acquire)) {
       outcome = Waited::kCancelled;
       break;
     }
@@ -157,22 +173,32 @@ RingClient::Waited RingClient::AwaitCompleted(const Transfer& transfer, Instant 
 
 // Takes the oldest completed slot back; of a read, brings its bytes home.
 Status RingClient::Reap(const Transfer& transfer, bool scatter) {
-  const std::uint32_t status = header_.slots[reaped_ % kRingSlots].status.load(std::memory_order_relaxed);
+  const std::uint32_t status =
+      header_.slots[reaped_ % kRingSlots].status.load(std::memory_order_relaxed);
   if (status == 0 && scatter && transfer.direction == Direction::kRead) {
-    // Where the bytes begin follows from the list we wrote, not from what the shared memory says now.
+    // Where the bytes begin follows from the list we wrote, not from what the shared memory says
+    // now.
     const std::vector<Piece>& pieces = pieces_[reaped_ % kRingSlots];
-    const std::byte* from = SlotBytes(memory_->bytes().data(), reaped_) + list_bytes_[reaped_ % kRingSlots];
+    const std::byte* from =
+        SlotBytes(memory_->bytes().data(), reaped_) + list_bytes_[reaped_ % kRingSlots];
     for (std::size_t i = 0; i < pieces.size(); ++i) {
-      if (i + kPrefetchAhead < pieces.size()) __builtin_prefetch(pieces[i + kPrefetchAhead].local, 1);
-      std::memcpy(pieces[i].local, from, pieces[i].length_bytes);
+      if (i + kPrefetchAhead < pieces.size())
+        __builtin_prefetch(pieces[i + kPrefetchAhead].local, 1);
+      if (transfer.total_bytes >= CopyEngine::kBulkBytesMin) {
+        copy_.CopyInBulk(pieces[i].local, from, pieces[i].length_bytes);
+      } else {
+        std::memcpy(pieces[i].local, from, pieces[i].length_bytes);
+      }
       from += pieces[i].length_bytes;
     }
   }
   reaped_ += 1;
   if (status == 0) return {};
   const ErrorId id{static_cast<std::uint16_t>(status)};
-  const bool refused = id == ErrorId::kBadRegionKey || id == ErrorId::kOutOfRegion || id == ErrorId::kRegionUnknown;
-  return Fail(refused ? id : ErrorId::kPathFailed, fmt::format("the peer answers {} to a slot of its ring", ErrorName(id)));
+  const bool refused =
+      id == ErrorId::kBadRegionKey || id == ErrorId::kOutOfRegion || id == ErrorId::kRegionUnknown;
+  return Fail(refused ? id : ErrorId::kPathFailed,
+              fmt::format("the peer answers {} to a slot of its ring", ErrorName(id)));
 }
 
 Error RingClient::Break(Waited why) noexcept {
@@ -181,8 +207,10 @@ Error RingClient::Break(Waited why) noexcept {
   bell_->Cut();
   const ErrorId asked = abandoned_with_.load(std::memory_order_acquire);
   if (asked != ErrorId{}) return Error{asked, "the path to the peer has ended"};
-  if (why == Waited::kDeadline) return Error{ErrorId::kDeadline, "the peer's end of the ring does not move"};
-  if (why == Waited::kGone) return Error{ErrorId::kPeerGone, "the peer has closed its end of the ring"};
+  if (why == Waited::kDeadline)
+    return Error{ErrorId::kDeadline, "the peer's end of the ring does not move"};
+  if (why == Waited::kGone)
+    return Error{ErrorId::kPeerGone, "the peer has closed its end of the ring"};
   return Error{ErrorId::kPathFailed, "the peer's end of the ring counts what was never posted"};
 }
 

@@ -1,10 +1,12 @@
-// The target's side of a ring: scatters what peers post into this process's regions, gathers what they ask for.
+// The target's side of a ring: scatters what peers post into this process's regions, gathers what
+// they ask for.
 #pragma once
 
 #include <memory>
 #include <vector>
 
 #include "base/local_socket.h"
+#include "memory/copy.h"
 #include "memory/region_table.h"
 #include "memory/shared_segment.h"
 #include "transport/shm/ring_layout.h"
@@ -16,12 +18,17 @@ namespace mooncake::shm {
 class RingServer : public std::enable_shared_from_this<RingServer> {
  public:
   /// `memory` and `bell` come from a peer: checked here. kBadFrame, kMapFailed.
-  [[nodiscard]] static Result<std::shared_ptr<RingServer>> Attach(World& world, std::shared_ptr<const RegionTable> regions,
-                                                                  UniqueFd memory, UniqueFd bell);
+  [[nodiscard]] static Result<std::shared_ptr<RingServer>> Attach(
+      World& world, std::shared_ptr<const RegionTable> regions, const CopyEngine& copy,
+      UniqueFd memory, UniqueFd bell);
   /// Works until the peer goes, misbehaves, or Close(). On the data loop.
   [[nodiscard]] static Task<void> Serve(std::shared_ptr<RingServer> self);
   /// When this returns, no region is touched any more. Any thread; idempotent.
   void Close() noexcept;
+  /// Close(), if the initiator has given the ring up.
+  void CloseIfAbandoned() noexcept {
+    if (header_.abandoned.load(std::memory_order_seq_cst) != 0) Close();
+  }
   [[nodiscard]] bool ended() const noexcept { return ended_.load(std::memory_order_acquire); }
 
  private:
@@ -38,7 +45,8 @@ class RingServer : public std::enable_shared_from_this<RingServer> {
   };
   enum class Progress { kSome, kNone, kEnd };
 
-  RingServer(World& world, std::shared_ptr<const RegionTable> regions, std::unique_ptr<MappedView> memory, std::unique_ptr<Doorbell> bell);
+  RingServer(World& world, std::shared_ptr<const RegionTable> regions, const CopyEngine& copy,
+             std::unique_ptr<MappedView> memory, std::unique_ptr<Doorbell> bell);
   [[nodiscard]] Task<bool> WorkUntilQuiet();
   [[nodiscard]] Progress WorkSome();
   void AwaitPosted(Duration patience);
@@ -49,6 +57,7 @@ class RingServer : public std::enable_shared_from_this<RingServer> {
 
   World& world_;
   const std::shared_ptr<const RegionTable> regions_;
+  const CopyEngine copy_;
   const std::unique_ptr<MappedView> memory_;
   const std::unique_ptr<Doorbell> bell_;
   RingHeader& header_;

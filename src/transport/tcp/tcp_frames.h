@@ -1,4 +1,5 @@
-// The bodies of data frames: a gather list, with the checksum of the bytes it describes. docs/wire.md, "Data frames".
+// The bodies of data frames: a gather list, with the checksum of the bytes it describes.
+// docs/wire.md, "Data frames".
 #pragma once
 
 #include <cstdint>
@@ -20,8 +21,8 @@ struct DataBody {
 };
 
 [[nodiscard]] std::string Encode(const DataBody& body);
-/// A peer's bytes. kBadFrame: lengths that do not fit, more regions or ranges than allowed, a range of a region that is
-/// not listed, more than kDataPayloadBytesMax in all.
+/// A peer's bytes. kBadFrame: lengths that do not fit, more regions or ranges than allowed, a range
+/// of a region that is not listed, more than kDataPayloadBytesMax in all.
 [[nodiscard]] Result<DataBody> DecodeDataBody(Bytes bytes);
 
 }  // namespace mooncake

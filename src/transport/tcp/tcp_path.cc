@@ -14,8 +14,8 @@ constexpr Duration kRoundTrip = std::chrono::microseconds(80);  // both sides ar
 constexpr double kNanosecondsPerRange = 60;
 constexpr double kNanosecondsPerByte = 0.3;
 
-// Slices longer than this go from where they lie into the socket; shorter ones are gathered in a buffer first, because
-// a system call with many short pieces costs more than copying them.
+// Slices longer than this go from where they lie into the socket; shorter ones are gathered in a
+// buffer first, because a system call with many short pieces costs more than copying them.
 constexpr std::size_t kDirectBytesMin = 16 << 10;
 
 }  // namespace
@@ -46,11 +46,17 @@ void TcpPath::AddLane(std::unique_ptr<BufferedReader> reader) {
   }
   lanes_.push_back(lane);
   const auto self = shared_from_this();
-  Spawn(world_.data, [](std::shared_ptr<TcpPath> me, LanePtr l) -> Task<void> { co_await me->SendLoop(l); }(self, lane));
-  Spawn(world_.data, [](std::shared_ptr<TcpPath> me, LanePtr l) -> Task<void> { co_await me->ReceiveLoop(l); }(self, lane));
+  Spawn(world_.data, [](std::shared_ptr<TcpPath> me, LanePtr l) -> Task<void> {
+    co_await me->SendLoop(l);
+  }(self, lane));
+  Spawn(world_.data, [](std::shared_ptr<TcpPath> me, LanePtr l) -> Task<void> {
+    co_await me->ReceiveLoop(l);
+  }(self, lane));
 }
 
-std::optional<Duration> TcpPath::Estimate(const Transfer& transfer) const { return cost_.Estimate(transfer); }
+std::optional<Duration> TcpPath::Estimate(const Transfer& transfer) const {
+  return cost_.Estimate(transfer);
+}
 
 Status TcpPath::Run(const Transfer&) {
   MC_ASSERT(!"TcpPath is not synchronous");
@@ -63,7 +69,8 @@ void TcpPath::Start(const Transfer& transfer, std::function<void(Status)> done) 
   operation->done = std::move(done);
   operation->begun = world_.clock.Now();
   operations_.push_back(operation);
-  while (operation->slice < transfer.slices.size() && transfer.slices[operation->slice].length_bytes == 0) {
+  while (operation->slice < transfer.slices.size() &&
+         transfer.slices[operation->slice].length_bytes == 0) {
     operation->slice += 1;
   }
   if (closed_) return Finish(operation, Fail(*closed_));
@@ -72,8 +79,9 @@ void TcpPath::Start(const Transfer& transfer, std::function<void(Status)> done) 
     operation->timer = world_.clock.MakeTimer(world_.data);
     operation->timer->At(transfer.deadline, [this, weak = std::weak_ptr<Operation>(operation)] {
       if (const auto late = weak.lock()) {
-        Finish(late, Fail(ErrorId::kDeadline, fmt::format("{} of {} slices were sent to {} over tcp", late->slice,
-                                                          late->transfer->slices.size(), peer_->label)));
+        Finish(late, Fail(ErrorId::kDeadline,
+                          fmt::format("{} of {} slices were sent to {} over tcp", late->slice,
+                                      late->transfer->slices.size(), peer_->label)));
       }
     });
   }
@@ -88,7 +96,8 @@ void TcpPath::WakeLanes() {
 TcpPath::OperationPtr TcpPath::NextToSend() {
   while (!queue_.empty()) {
     const OperationPtr operation = queue_.front();
-    if (!operation->outcome && operation->transfer->cancelled != nullptr && *operation->transfer->cancelled) {
+    if (!operation->outcome && operation->transfer->cancelled != nullptr &&
+        *operation->transfer->cancelled) {
       Finish(operation, Fail(ErrorId::kCancelled, {}));
     }
     if (!operation->outcome && !operation->all_sent()) return operation;
@@ -103,31 +112,39 @@ Status TcpPath::BuildFrame(Lane& lane, Operation& operation, OutgoingFrame& fram
   DataBody body;
   const RegionInfo* region = nullptr;
   const std::uint64_t frame_bytes_max = options_.frame_bytes_max;
-  lane.staging.resize(std::max(lane.staging.size(), std::min(frame_bytes_max, transfer.total_bytes)));
+  lane.staging.resize(
+      std::max(lane.staging.size(), std::min(frame_bytes_max, transfer.total_bytes)));
   std::size_t staged = 0;
   const bool write = transfer.direction == Direction::kWrite;
   const Access needed = write ? Access::kWrite : Access::kRead;
-  while (!operation.all_sent() && frame.payload_bytes < frame_bytes_max && body.ranges.size() < kWireRangesMax) {
+  while (!operation.all_sent() && frame.payload_bytes < frame_bytes_max &&
+         body.ranges.size() < kWireRangesMax) {
     const Slice& slice = transfer.slices[operation.slice];
     if (region == nullptr || region->id != slice.region) {
       if (body.regions.size() == kWireRegionsMax) break;
       region = peer_->regions->Find(slice.region);
       if (region == nullptr) {
-        return Fail(ErrorId::kRegionUnknown, fmt::format("{} has no region {}", peer_->label, static_cast<std::uint64_t>(slice.region)));
+        return Fail(ErrorId::kRegionUnknown, fmt::format("{} has no region {}", peer_->label,
+                                                         static_cast<std::uint64_t>(slice.region)));
       }
       if (!Allows(region->access, needed)) {
-        return Fail(ErrorId::kBadRegionKey, fmt::format("region {} does not allow this access", static_cast<std::uint64_t>(slice.region)));
+        return Fail(ErrorId::kBadRegionKey, fmt::format("region {} does not allow this access",
+                                                        static_cast<std::uint64_t>(slice.region)));
       }
-      body.regions.push_back({static_cast<std::uint64_t>(region->id), static_cast<std::uint64_t>(region->key)});
+      body.regions.push_back(
+          {static_cast<std::uint64_t>(region->id), static_cast<std::uint64_t>(region->key)});
     }
-    if (slice.offset > region->length_bytes || slice.length_bytes > region->length_bytes - slice.offset) {
-      return Fail(ErrorId::kOutOfRegion, fmt::format("{} bytes at offset {} of a region of {} bytes", slice.length_bytes,
-                                                     slice.offset, region->length_bytes));
+    if (slice.offset > region->length_bytes ||
+        slice.length_bytes > region->length_bytes - slice.offset) {
+      return Fail(ErrorId::kOutOfRegion,
+                  fmt::format("{} bytes at offset {} of a region of {} bytes", slice.length_bytes,
+                              slice.offset, region->length_bytes));
     }
     const std::uint64_t left = slice.length_bytes - operation.slice_offset;
     const std::uint64_t length = std::min(left, frame_bytes_max - frame.payload_bytes);
     std::byte* const local = slice.local + operation.slice_offset;
-    body.ranges.push_back({slice.offset + operation.slice_offset, static_cast<std::uint32_t>(length),
+    body.ranges.push_back({slice.offset + operation.slice_offset,
+                           static_cast<std::uint32_t>(length),
                            static_cast<std::uint32_t>(body.regions.size() - 1)});
     if (!write) {
       frame.local.emplace_back(local, length);
@@ -137,9 +154,11 @@ Status TcpPath::BuildFrame(Lane& lane, Operation& operation, OutgoingFrame& fram
     } else {
       std::byte* const to = lane.staging.data() + staged;
       body.payload_crc32c = copy_.CopyCrc32c(to, local, length, body.payload_crc32c);
-      const bool joins = !frame.payload.empty() && frame.payload.back().data() + frame.payload.back().size() == to;
+      const bool joins =
+          !frame.payload.empty() && frame.payload.back().data() + frame.payload.back().size() == to;
       if (joins) {
-        frame.payload.back() = Bytes(frame.payload.back().data(), frame.payload.back().size() + length);
+        frame.payload.back() =
+            Bytes(frame.payload.back().data(), frame.payload.back().size() + length);
       } else {
         frame.payload.emplace_back(to, length);
       }
@@ -147,7 +166,8 @@ Status TcpPath::BuildFrame(Lane& lane, Operation& operation, OutgoingFrame& fram
     }
     frame.payload_bytes += length;
     operation.slice_offset += length;
-    while (!operation.all_sent() && operation.slice_offset == transfer.slices[operation.slice].length_bytes) {
+    while (!operation.all_sent() &&
+           operation.slice_offset == transfer.slices[operation.slice].length_bytes) {
       operation.slice += 1;
       operation.slice_offset = 0;
     }
@@ -162,7 +182,8 @@ Status TcpPath::BuildFrame(Lane& lane, Operation& operation, OutgoingFrame& fram
 Task<void> TcpPath::SendLoop(LanePtr lane) {
   const auto self = shared_from_this();
   while (lane->open) {
-    const OperationPtr operation = lane->pending.size() < options_.frames_in_flight ? NextToSend() : nullptr;
+    const OperationPtr operation =
+        lane->pending.size() < options_.frames_in_flight ? NextToSend() : nullptr;
     if (!operation) {
       co_await lane->wake.Wait();
       continue;
@@ -177,7 +198,8 @@ Task<void> TcpPath::SendLoop(LanePtr lane) {
     operation->frames += 1;
     operation->io += 1;
     lane->touching.insert(operation.get());
-    lane->pending.emplace(frame.header.id, Pending{operation, operation->transfer->direction, std::move(frame.local)});
+    lane->pending.emplace(frame.header.id, Pending{operation, operation->transfer->direction,
+                                                   std::move(frame.local)});
     const FrameHeaderBytes header = Encode(frame.header);
     std::vector<Bytes> buffers = {Bytes(header), AsBytes(frame.body)};
     buffers.insert(buffers.end(), frame.payload.begin(), frame.payload.end());
@@ -210,7 +232,8 @@ Task<Status> TcpPath::ReceiveOne(Lane& lane) {
       while (!lane.pending.empty() && lane.pending.begin()->first <= header->id) {
         const Pending first = std::move(lane.pending.begin()->second);
         lane.pending.erase(lane.pending.begin());
-        if (first.direction == Direction::kRead) co_return Fail(ErrorId::kBadFrame, "a read was acknowledged without bytes");
+        if (first.direction == Direction::kRead)
+          co_return Fail(ErrorId::kBadFrame, "a read was acknowledged without bytes");
         Answered(first.operation, {});
       }
       co_return Status{};
@@ -219,13 +242,15 @@ Task<Status> TcpPath::ReceiveOne(Lane& lane) {
     case FrameKind::kDataFailure:
       co_return co_await ReceiveFailure(lane, *header);
     default:
-      co_return Fail(ErrorId::kBadFrame, fmt::format("frame kind {} on a data connection", static_cast<int>(header->kind)));
+      co_return Fail(ErrorId::kBadFrame, fmt::format("frame kind {} on a data connection",
+                                                     static_cast<int>(header->kind)));
   }
 }
 
 Task<Status> TcpPath::ReceiveData(Lane& lane, const FrameHeader& header) {
   std::string text(header.body_bytes, '\0');
-  const Status read = co_await lane.reader->ReadExact(MutableBytes(reinterpret_cast<std::byte*>(text.data()), text.size()));
+  const Status read = co_await lane.reader->ReadExact(
+      MutableBytes(reinterpret_cast<std::byte*>(text.data()), text.size()));
   if (!read) co_return read;
   const Result<DataBody> body = DecodeDataBody(AsBytes(text));
   if (!body) co_return Fail(body.error());
@@ -237,7 +262,8 @@ Task<Status> TcpPath::ReceiveData(Lane& lane, const FrameHeader& header) {
   lane.pending.erase(found);
   std::uint64_t expected = 0;
   for (const MutableBytes range : pending.local) expected += range.size();
-  if (header.payload_bytes != expected) co_return Fail(ErrorId::kBadFrame, "another number of bytes than asked for");
+  if (header.payload_bytes != expected)
+    co_return Fail(ErrorId::kBadFrame, "another number of bytes than asked for");
 
   const OperationPtr& operation = pending.operation;
   const bool wanted = !operation->outcome.has_value();
@@ -282,12 +308,15 @@ Task<Status> TcpPath::ReceiveData(Lane& lane, const FrameHeader& header) {
 
 Task<Status> TcpPath::ReceiveFailure(Lane& lane, const FrameHeader& header) {
   std::string text(header.body_bytes, '\0');
-  const Status read = co_await lane.reader->ReadExact(MutableBytes(reinterpret_cast<std::byte*>(text.data()), text.size()));
+  const Status read = co_await lane.reader->ReadExact(
+      MutableBytes(reinterpret_cast<std::byte*>(text.data()), text.size()));
   if (!read) co_return read;
   pb::Failure failure;
-  if (header.payload_bytes != 0 || !failure.ParseFromString(text)) co_return Fail(ErrorId::kBadFrame, "a failure that cannot be read");
+  if (header.payload_bytes != 0 || !failure.ParseFromString(text))
+    co_return Fail(ErrorId::kBadFrame, "a failure that cannot be read");
   const auto found = lane.pending.find(header.id);
-  if (found == lane.pending.end()) co_return Fail(ErrorId::kBadFrame, "the failure of nothing that was asked");
+  if (found == lane.pending.end())
+    co_return Fail(ErrorId::kBadFrame, "the failure of nothing that was asked");
   const OperationPtr operation = found->second.operation;
   lane.pending.erase(found);
   Answered(operation, Fail(Within(peer_->label, FromProto(failure))));
@@ -307,8 +336,8 @@ void TcpPath::Answered(const OperationPtr& operation, Status status) {
   }
 }
 
-// Settles the outcome. A lane that is reading or writing the operation's memory is closed if it failed: nothing
-// else ends that access in bounded time.
+// Settles the outcome. A lane that is reading or writing the operation's memory is closed if it
+// failed: nothing else ends that access in bounded time.
 void TcpPath::Finish(const OperationPtr& operation, Status status) {
   if (!operation->outcome) {
     const bool failed = !status;
@@ -342,7 +371,8 @@ void TcpPath::CloseLane(const LanePtr& lane, const Error& cause) {
   lane->reader->stream().Close();
   lane->wake.Notify();
   std::erase(lanes_, lane);
-  const Error failed{ErrorId::kPathFailed, fmt::format("tcp to {}: {}", peer_->label, cause.context), cause.os_error};
+  const Error failed{ErrorId::kPathFailed,
+                     fmt::format("tcp to {}: {}", peer_->label, cause.context), cause.os_error};
   for (const auto& [id, pending] : std::exchange(lane->pending, {})) {
     pending.operation->frames -= 1;
     Finish(pending.operation, Fail(failed));

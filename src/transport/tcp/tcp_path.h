@@ -1,5 +1,5 @@
-// The initiator's side of TCP: cuts transfers into frames, sends them over the lanes to one peer, and completes a
-// transfer when all its frames are acknowledged.
+// The initiator's side of TCP: cuts transfers into frames, sends them over the lanes to one peer,
+// and completes a transfer when all its frames are acknowledged.
 #pragma once
 
 #include <deque>
@@ -17,8 +17,8 @@ namespace mooncake {
 
 class TcpPath final : public Path, public std::enable_shared_from_this<TcpPath> {
  public:
-  TcpPath(World& world, std::shared_ptr<const PeerInfo> peer, const CopyEngine& copy, const TcpOptions& options,
-          Counter& sent_bytes, Counter& received_bytes);
+  TcpPath(World& world, std::shared_ptr<const PeerInfo> peer, const CopyEngine& copy,
+          const TcpOptions& options, Counter& sent_bytes, Counter& received_bytes);
 
   /// A connection over which the peer has agreed to carry data. On the data loop.
   void AddLane(std::unique_ptr<BufferedReader> reader);
@@ -33,17 +33,17 @@ class TcpPath final : public Path, public std::enable_shared_from_this<TcpPath> 
   void Close() noexcept override;
 
  private:
-  // A transfer on its way. It is finished once it has an outcome; it is reported once, after that, nothing touches its
-  // memory any more (io == 0).
+  // A transfer on its way. It is finished once it has an outcome; it is reported once, after that,
+  // nothing touches its memory any more (io == 0).
   struct Operation {
     const Transfer* transfer;
     std::function<void(Status)> done;
     Instant begun;
     std::unique_ptr<Timer> timer;
-    std::size_t slice = 0;          // the first slice that is not yet wholly in a frame,
-    std::uint64_t slice_offset = 0; // and how much of it is
-    std::size_t frames = 0;         // sent, unanswered
-    std::size_t io = 0;             // lanes that read or write its memory right now
+    std::size_t slice = 0;           // the first slice that is not yet wholly in a frame,
+    std::uint64_t slice_offset = 0;  // and how much of it is
+    std::size_t frames = 0;          // sent, unanswered
+    std::size_t io = 0;              // lanes that read or write its memory right now
     std::optional<Status> outcome;
     [[nodiscard]] bool all_sent() const { return slice == transfer->slices.size(); }
   };
@@ -60,7 +60,8 @@ class TcpPath final : public Path, public std::enable_shared_from_this<TcpPath> 
     std::uint64_t next_id = 1;
     Signal wake;
     bool open = true;
-    std::unordered_set<Operation*> touching;  // operations whose memory this lane reads or writes right now
+    std::unordered_set<Operation*>
+        touching;  // operations whose memory this lane reads or writes right now
     std::vector<std::byte> staging;
     std::vector<std::byte> receive_staging;
   };
@@ -89,8 +90,8 @@ class TcpPath final : public Path, public std::enable_shared_from_this<TcpPath> 
   Counter& received_bytes_;
   std::vector<LanePtr> lanes_;
   CostModel cost_;
-  std::deque<OperationPtr> queue_;                   // with slices left to send, in order of arrival
-  std::vector<OperationPtr> operations_;             // not yet reported, in order of arrival
+  std::deque<OperationPtr> queue_;        // with slices left to send, in order of arrival
+  std::vector<OperationPtr> operations_;  // not yet reported, in order of arrival
   std::optional<Error> closed_;
 };
 

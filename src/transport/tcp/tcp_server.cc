@@ -8,10 +8,12 @@
 namespace mooncake {
 namespace {
 
-// Ranges longer than this are read straight into place; shorter ones by way of a buffer, many at a time.
+// Ranges longer than this are read straight into place; shorter ones by way of a buffer, many at a
+// time.
 constexpr std::size_t kDirectBytesMin = 32 << 10;
 
-// The ranges of one frame, as memory of ours. Nothing is written before every range has been checked.
+// The ranges of one frame, as memory of ours. Nothing is written before every range has been
+// checked.
 struct Resolved {
   std::vector<PinnedRange> pins;
   std::vector<MutableBytes> ranges;
@@ -28,8 +30,9 @@ Result<Resolved> Resolve(const RegionTable& regions, const DataBody& body, Acces
   for (const WireRange& range : body.ranges) {
     const MutableBytes whole = resolved.pins[range.region_index].bytes();
     if (range.offset > whole.size() || range.length_bytes > whole.size() - range.offset) {
-      return Fail(ErrorId::kOutOfRegion, fmt::format("{} bytes at offset {} of a region of {} bytes", range.length_bytes,
-                                                     range.offset, whole.size()));
+      return Fail(ErrorId::kOutOfRegion,
+                  fmt::format("{} bytes at offset {} of a region of {} bytes", range.length_bytes,
+                              range.offset, whole.size()));
     }
     resolved.ranges.push_back(whole.subspan(range.offset, range.length_bytes));
   }
@@ -39,21 +42,26 @@ Result<Resolved> Resolve(const RegionTable& regions, const DataBody& body, Acces
 class DataServer {
  public:
   DataServer(std::shared_ptr<ServedLane> lane, std::shared_ptr<const TcpServerContext> context)
-      : lane_(std::move(lane)), reader_(lane_->stream), shared_(std::move(context)), context_(*shared_) {}
+      : lane_(std::move(lane)),
+        reader_(lane_->stream),
+        shared_(std::move(context)),
+        context_(*shared_) {}
 
   Task<Status> Run() {
     for (;;) {
       const Result<FrameHeader> header = co_await reader_.ReadHeader();
       if (!header) co_return Fail(header.error());
       std::string text(header->body_bytes, '\0');
-      const Status read = co_await reader_.ReadExact(MutableBytes(reinterpret_cast<std::byte*>(text.data()), text.size()));
+      const Status read = co_await reader_.ReadExact(
+          MutableBytes(reinterpret_cast<std::byte*>(text.data()), text.size()));
       if (!read) co_return Fail(read.error());
       const Result<DataBody> body = DecodeDataBody(AsBytes(text));
       if (!body) co_return Fail(body.error());
       if (lane_->ended) co_return Fail(Ended());
       Status handled = Fail(ErrorId::kBadFrame, "neither a write nor a read");
       if (header->kind == FrameKind::kWrite) {
-        if (body->total_bytes != header->payload_bytes) co_return Fail(ErrorId::kBadFrame, "payload and gather list differ");
+        if (body->total_bytes != header->payload_bytes)
+          co_return Fail(ErrorId::kBadFrame, "payload and gather list differ");
         handled = co_await Write(*header, *body);
       } else if (header->kind == FrameKind::kRead && header->payload_bytes == 0) {
         handled = co_await Read(*header, *body);
@@ -70,7 +78,8 @@ class DataServer {
       if (!skipped) co_return skipped;
       co_return co_await Refuse(header.id, resolved.error());
     }
-    const bool direct = body.total_bytes >= kDirectBytesMin * std::max<std::size_t>(1, body.ranges.size());
+    const bool direct =
+        body.total_bytes >= kDirectBytesMin * std::max<std::size_t>(1, body.ranges.size());
     std::uint32_t crc = 0;
     if (direct) {
       for (const MutableBytes range : resolved->ranges) {
@@ -102,12 +111,14 @@ class DataServer {
     co_return co_await Acknowledge(header.id);
   }
 
-  // One acknowledgement covers every frame before it, so a frame whose successor is already here sends none.
+  // One acknowledgement covers every frame before it, so a frame whose successor is already here
+  // sends none.
   Task<Status> Acknowledge(std::uint64_t id) {
     constexpr std::uint32_t kUnacknowledgedMax = 4;
     unacknowledged_ += 1;
     written_ = id;
-    if (reader_.buffered().size() >= kFrameHeaderBytes && unacknowledged_ < kUnacknowledgedMax) co_return Status{};
+    if (reader_.buffered().size() >= kFrameHeaderBytes && unacknowledged_ < kUnacknowledgedMax)
+      co_return Status{};
     co_return co_await Flush();
   }
 
@@ -125,19 +136,22 @@ class DataServer {
     if (!flushed) co_return flushed;
     const Result<Resolved> resolved = Resolve(*context_.regions, body, Access::kRead);
     if (!resolved) co_return co_await Refuse(header.id, resolved.error());
-    const bool direct = body.total_bytes >= kDirectBytesMin * std::max<std::size_t>(1, body.ranges.size());
+    const bool direct =
+        body.total_bytes >= kDirectBytesMin * std::max<std::size_t>(1, body.ranges.size());
     DataBody answer;
     std::vector<Bytes> buffers(2);
     if (direct) {
       for (const MutableBytes range : resolved->ranges) {
-        answer.payload_crc32c = context_.copy.Crc32c(range.data(), range.size(), answer.payload_crc32c);
+        answer.payload_crc32c =
+            context_.copy.Crc32c(range.data(), range.size(), answer.payload_crc32c);
         buffers.emplace_back(range);
       }
     } else {
       Stage(body.total_bytes);
       std::byte* to = staging_.data();
       for (const MutableBytes range : resolved->ranges) {
-        answer.payload_crc32c = context_.copy.CopyCrc32c(to, range.data(), range.size(), answer.payload_crc32c);
+        answer.payload_crc32c =
+            context_.copy.CopyCrc32c(to, range.data(), range.size(), answer.payload_crc32c);
         to += range.size();
       }
       buffers.emplace_back(Bytes(staging_).first(body.total_bytes));
@@ -181,18 +195,21 @@ class DataServer {
   std::shared_ptr<const TcpServerContext> shared_;
   const TcpServerContext& context_;
   std::vector<std::byte> staging_;
-  std::uint32_t unacknowledged_ = 0;  // writes in place, up to `written_`, that the peer has not been told of
+  std::uint32_t unacknowledged_ =
+      0;  // writes in place, up to `written_`, that the peer has not been told of
   std::uint64_t written_ = 0;
 };
 
 }  // namespace
 
-Task<void> ServeTcpData(std::shared_ptr<ServedLane> lane, std::shared_ptr<const TcpServerContext> context) {
+Task<void> ServeTcpData(std::shared_ptr<ServedLane> lane,
+                        std::shared_ptr<const TcpServerContext> context) {
   const std::shared_ptr<Stream> stream = lane->stream;
   DataServer server(std::move(lane), std::move(context));
   const Status ended = co_await server.Run();
   if (!ended && ended.error().code() == Errc::kCorrupt) {
-    MC_LOG(info, "{}", Within("data connection from " + ToString(stream->remote()), ended.error()).Text());
+    MC_LOG(info, "{}",
+           Within("data connection from " + ToString(stream->remote()), ended.error()).Text());
   }
   stream->Close();
 }

@@ -8,30 +8,38 @@ namespace {
 
 class TcpTransport final : public Transport {
  public:
-  TcpTransport(World& world, Metrics& metrics, std::shared_ptr<const RegionTable> regions, const CopyEngine& copy,
-               std::function<Introduction()> introduce, TcpOptions options)
+  TcpTransport(World& world, Metrics& metrics, std::shared_ptr<const RegionTable> regions,
+               const CopyEngine& copy, std::function<Introduction()> introduce, TcpOptions options)
       : world_(world),
         copy_(copy),
         introduce_(std::move(introduce)),
         options_(options),
-        sent_bytes_(metrics.AddCounter("mooncake_tcp_sent_bytes_total", "Bytes of transfers sent over TCP.")),
-        received_bytes_(metrics.AddCounter("mooncake_tcp_received_bytes_total", "Bytes of transfers received over TCP.")),
-        server_(std::make_shared<const TcpServerContext>(TcpServerContext{
-            std::move(regions), copy, received_bytes_, sent_bytes_,
-            metrics.AddCounter("mooncake_tcp_corrupt_frames_total", "Data frames whose CRC32C did not fit.")})) {}
+        sent_bytes_(metrics.AddCounter("mooncake_tcp_sent_bytes_total",
+                                       "Bytes of transfers sent over TCP.")),
+        received_bytes_(metrics.AddCounter("mooncake_tcp_received_bytes_total",
+                                           "Bytes of transfers received over TCP.")),
+        server_(std::make_shared<const TcpServerContext>(
+            TcpServerContext{std::move(regions), copy, received_bytes_, sent_bytes_,
+                             metrics.AddCounter("mooncake_tcp_corrupt_frames_total",
+                                                "Data frames whose CRC32C did not fit.")})) {}
 
   std::string_view name() const noexcept override { return "tcp"; }
   std::string Advertise() const override { return "1"; }
 
-  Task<Result<std::shared_ptr<Path>>> Open(std::shared_ptr<const PeerInfo> peer, Instant deadline) override {
-    if (peer->advertisement.empty()) co_return Fail(ErrorId::kPathUnusable, "the peer does not offer tcp");
-    const auto path = std::make_shared<TcpPath>(world_, peer, copy_, options_, sent_bytes_, received_bytes_);
+  Task<Result<std::shared_ptr<Path>>> Open(std::shared_ptr<const PeerInfo> peer,
+                                           Instant deadline) override {
+    if (peer->advertisement.empty())
+      co_return Fail(ErrorId::kPathUnusable, "the peer does not offer tcp");
+    const auto path =
+        std::make_shared<TcpPath>(world_, peer, copy_, options_, sent_bytes_, received_bytes_);
     for (std::size_t i = 0; i < options_.lanes; ++i) {
-      auto dial = Dial(world_, world_.control, peer->endpoint, introduce_(), std::string(name()), peer->id, deadline);
+      auto dial = Dial(world_, world_.control, peer->endpoint, introduce_(), std::string(name()),
+                       peer->id, deadline);
       Result<Handshake> handshake = co_await std::move(dial);
       if (!handshake || closed_) {
         path->Close();
-        co_return handshake ? Fail(ErrorId::kClosed, "the transport stops") : Fail(handshake.error());
+        co_return handshake ? Fail(ErrorId::kClosed, "the transport stops")
+                            : Fail(handshake.error());
       }
       const Status moved = handshake->reader->stream().MoveTo(world_.data);
       if (!moved) {
@@ -39,7 +47,9 @@ class TcpTransport final : public Transport {
         co_return Fail(moved.error());
       }
       std::shared_ptr<BufferedReader> reader = std::move(handshake->reader);
-      Post(world_.data, [path, reader] { path->AddLane(std::make_unique<BufferedReader>(reader->shared_stream())); });
+      Post(world_.data, [path, reader] {
+        path->AddLane(std::make_unique<BufferedReader>(reader->shared_stream()));
+      });
     }
     std::erase_if(paths_, [](const std::weak_ptr<TcpPath>& p) { return p.expired(); });
     paths_.push_back(path);
@@ -54,6 +64,7 @@ class TcpTransport final : public Transport {
     Spawn(world_.data, ServeTcpData(std::move(lane), server_));
   }
 
+  bool lands_late() const noexcept override { return true; }
   void EndTransfersOf(const InstanceId& peer) override {
     for (const auto& weak : served_) {
       const auto lane = weak.lock();
@@ -62,7 +73,8 @@ class TcpTransport final : public Transport {
   }
 
   void Close() noexcept override {
-    // `served_` belongs to the data loop, `paths_` to the control loop; each end closes where it lives.
+    // `served_` belongs to the data loop, `paths_` to the control loop; each end closes where it
+    // lives.
     closed_ = true;
     for (const auto& weak : paths_) {
       if (const auto path = weak.lock()) path->Close();
@@ -89,10 +101,13 @@ class TcpTransport final : public Transport {
 
 }  // namespace
 
-std::unique_ptr<Transport> MakeTcpTransport(World& world, Metrics& metrics, std::shared_ptr<const RegionTable> regions,
-                                            const CopyEngine& copy, std::function<Introduction()> introduce,
+std::unique_ptr<Transport> MakeTcpTransport(World& world, Metrics& metrics,
+                                            std::shared_ptr<const RegionTable> regions,
+                                            const CopyEngine& copy,
+                                            std::function<Introduction()> introduce,
                                             TcpOptions options) {
-  return std::make_unique<TcpTransport>(world, metrics, std::move(regions), copy, std::move(introduce), options);
+  return std::make_unique<TcpTransport>(world, metrics, std::move(regions), copy,
+                                        std::move(introduce), options);
 }
 
 }  // namespace mooncake

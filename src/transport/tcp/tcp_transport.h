@@ -1,5 +1,6 @@
-// TCP: the transport that always works. A few long-lived connections per peer to its common port; gather lists and
-// bytes in frames of at most 2 MiB, acknowledged once the bytes are in place, each under a CRC32C.
+// TCP: the transport that always works. A few long-lived connections per peer to its common port;
+// gather lists and bytes in frames of at most 2 MiB, acknowledged once the bytes are in place, each
+// under a CRC32C.
 #pragma once
 
 #include <functional>
@@ -17,13 +18,13 @@ namespace mooncake {
 struct TcpOptions {
   std::size_t lanes = 2;             ///< Connections per peer.
   std::size_t frames_in_flight = 8;  ///< Unacknowledged frames per lane: 16 MiB.
-  std::uint64_t frame_bytes_max = kDataPayloadBytesMax;  ///< Of payload; at least 1, at most kDataPayloadBytesMax.
+  std::uint64_t frame_bytes_max =
+      kDataPayloadBytesMax;  ///< Of payload; at least 1, at most kDataPayloadBytesMax.
 };
 
 /// `introduce` tells who this side is, at each dial. `world` and `metrics` outlive the transport.
-[[nodiscard]] std::unique_ptr<Transport> MakeTcpTransport(World& world, Metrics& metrics,
-                                                          std::shared_ptr<const RegionTable> regions,
-                                                          const CopyEngine& copy, std::function<Introduction()> introduce,
-                                                          TcpOptions options);
+[[nodiscard]] std::unique_ptr<Transport> MakeTcpTransport(
+    World& world, Metrics& metrics, std::shared_ptr<const RegionTable> regions,
+    const CopyEngine& copy, std::function<Introduction()> introduce, TcpOptions options);
 
 }  // namespace mooncake

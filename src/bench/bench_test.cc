@@ -1,0 +1,88 @@
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "base/test_support.h"
+#include "bench/areas.h"
+#include "bench/report.h"
+#include "bench/rows.h"
+
+namespace mooncake {
+namespace {
+
+constexpr std::uint64_t kAreaBytes = 256 << 20;
+
+TEST(BenchRows, EveryRowFitsItsAreaAndWritesNoByteTwice) {
+  for (const BenchRow& row : BenchRows()) {
+    const BenchLayout layout(row, kAreaBytes);
+    std::set<std::uint64_t> local;
+    std::set<std::uint64_t> remote;
+    for (std::uint32_t i = 0; i < row.ranges; ++i) {
+      const BenchLayout::Range range = layout.At(layout.positions() - 1, i);
+      EXPECT_LE(range.local + row.range_bytes, kAreaBytes) << row.name;
+      EXPECT_LE(range.remote + row.range_bytes, kAreaBytes) << row.name;
+      EXPECT_TRUE(local.insert(range.local / row.range_bytes).second) << row.name;
+      EXPECT_TRUE(remote.insert(range.remote / row.range_bytes).second) << row.name;
+    }
+  }
+}
+
+TEST(BenchRows, CallsOfOneRangeRotateThroughAllOfTheArea) {
+  for (const BenchRow& row : BenchRows()) {
+    if (row.ranges > 1) continue;
+    const BenchLayout layout(row, kAreaBytes);
+    EXPECT_GT(layout.At(layout.positions() - 1, 0).remote, kAreaBytes - (32 << 20)) << row.name;
+  }
+}
+
+TEST(BenchRows, ShrinkingKeepsTheShape) {
+  const BenchRow row = Shrink((*SelectRows("65536x4KiB"))[0], 1 << 20);
+  EXPECT_EQ(row.range_bytes, 4096U);
+  EXPECT_EQ(row.ranges, 256U);
+  EXPECT_EQ(Shrink((*SelectRows("16MiB"))[0], 1 << 20).bytes(), 1U << 20);
+}
+
+TEST(BenchRows, AListIsChecked) {
+  EXPECT_EQ(SelectRows("")->size(), BenchRows().size());
+  EXPECT_EQ(SelectRows("64B,1MiB")->size(), 2U);
+  EXPECT_TRUE(FailsWith(SelectRows("64B,1Mib"), ErrorId::kBadOptionValue));
+  EXPECT_TRUE(FailsWith(SelectTransports("shm,"), ErrorId::kBadOptionValue));
+}
+
+TEST(BenchAreas, TheDigestSeesOneWrongByte) {
+  BenchArea area(1 << 20);
+  FillWithPattern(area.bytes());
+  const std::uint64_t before = Digest(area.bytes());
+  area.bytes()[77777] ^= std::byte{1};
+  EXPECT_NE(Digest(area.bytes()), before);
+}
+
+TEST(BenchReport, SaysWhatIsBelowItsGoalAndWhatIsWrong) {
+  BenchEntry entry;
+  entry.name = "1MiB";
+  entry.transport = "tcp";
+  entry.operation = "write";
+  entry.gbps = 2;
+  entry.of_limit = 0.5;
+  entry.goal = 0.8;
+  entry.verified = true;
+  EXPECT_NE(BenchLine(entry).find("below"), std::string::npos);
+  EXPECT_EQ(BenchLine(entry).find("WRONG"), std::string::npos);
+  entry.of_limit = 0.9;
+  EXPECT_EQ(BenchLine(entry).find("below"), std::string::npos);
+  entry.verified = false;
+  EXPECT_NE(BenchLine(entry).find("WRONG"), std::string::npos);
+  EXPECT_EQ(BenchSummary({entry}), "1 of 1 goals reached; 1 targets held WRONG BYTES\n");
+}
+
+TEST(BenchReport, QuantilesAreThoseOfTheValues) {
+  std::vector<double> values = {5, 1, 4, 2, 3};
+  EXPECT_EQ(QuantileOf(values, 0), 1);
+  EXPECT_EQ(QuantileOf(values, 0.5), 3);
+  EXPECT_EQ(QuantileOf(values, 1), 5);
+  std::vector<double> none;
+  EXPECT_EQ(QuantileOf(none, 0.5), 0);
+}
+
+}  // namespace
+}  // namespace mooncake
