@@ -1,4 +1,5 @@
-// Every copy kernel against memcpy in the same run, and the table that CopyEngine made of this machine.
+// Every copy kernel against memcpy in the same run, and the table that CopyEngine made of this
+// machine.
 #include <benchmark/benchmark.h>
 
 #include <cstdio>
@@ -22,7 +23,8 @@ void Measure(benchmark::State& state, Buffers& buffers, Copy copy) {
   const auto size = static_cast<std::size_t>(state.range(0));
   const auto run = [&](auto call, std::size_t bytes) {
     const auto begin = std::chrono::steady_clock::now();
-    for (std::size_t at = 0; at < bytes; at += size) call(buffers.target.data() + at, buffers.source.data() + at, size);
+    for (std::size_t at = 0; at < bytes; at += size)
+      call(buffers.target.data() + at, buffers.source.data() + at, size);
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   };
   double ours = 0;
@@ -33,7 +35,9 @@ void Measure(benchmark::State& state, Buffers& buffers, Copy copy) {
     const double seconds = run(copy, bytes);
     state.SetIterationTime(seconds);
     ours += seconds;
-    plain += run([](std::byte* to, const std::byte* from, std::size_t n) { std::memcpy(to, from, n); }, bytes);
+    plain +=
+        run([](std::byte* to, const std::byte* from, std::size_t n) { std::memcpy(to, from, n); },
+            bytes);
     copied += static_cast<double>(bytes);
   }
   state.counters["GBps"] = copied / ours / 1e9;
@@ -42,12 +46,16 @@ void Measure(benchmark::State& state, Buffers& buffers, Copy copy) {
 
 void RegisterAll(Buffers& buffers) {
   const auto add = [](const std::string& name, auto body) {
-    benchmark::RegisterBenchmark(name.c_str(), body)->Arg(4 << 10)->Arg(64 << 10)->Arg(1 << 20)->Arg(8 << 20)->UseManualTime();
+    benchmark::RegisterBenchmark(name.c_str(), body)
+        ->Arg(4 << 10)
+        ->Arg(64 << 10)
+        ->Arg(1 << 20)
+        ->Arg(8 << 20)
+        ->UseManualTime();
   };
   for (const auto& kernel : internal::CopyKernels()) {
-    add(fmt::format("copy/{}", kernel.name), [&buffers, kernel](benchmark::State& state) {
-      Measure(state, buffers, kernel.copy);
-    });
+    add(fmt::format("copy/{}", kernel.name),
+        [&buffers, kernel](benchmark::State& state) { Measure(state, buffers, kernel.copy); });
   }
   for (const auto& kernel : internal::CopyCrcKernels()) {
     add(fmt::format("copy_crc/{}", kernel.name), [&buffers, kernel](benchmark::State& state) {
@@ -62,11 +70,15 @@ void PrintTable() {
   RealWorld world;
   const auto begin = std::chrono::steady_clock::now();
   const CopyEngine engine = CopyEngine::Measure(world.world().clock);
-  const double milliseconds = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
+  const double milliseconds =
+      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
   fmt::print("measured in {:.1f} ms\n", milliseconds);
   for (const CopyEngine::Row& row : engine.Describe()) {
-    fmt::print("up to {:>20} bytes: {:<14} {:6.1f} GB/s   of many: {:<14} with CRC32C: {:<20} {:6.1f} GB/s\n", row.size_bytes_max,
-               row.kernel, row.gigabytes_per_second, row.bulk_kernel, row.crc_kernel, row.crc_gigabytes_per_second);
+    fmt::print(
+        "up to {:>20} bytes: {:<14} {:6.1f} GB/s   of many: {:<14} with CRC32C: {:<20} {:6.1f} "
+        "GB/s\n",
+        row.size_bytes_max, row.kernel, row.gigabytes_per_second, row.bulk_kernel, row.crc_kernel,
+        row.crc_gigabytes_per_second);
   }
   std::fflush(stdout);
 }

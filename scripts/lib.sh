@@ -3,7 +3,7 @@
 build_packages=(build-essential cmake ninja-build pkg-config ccache mold libboost1.81-dev libprotobuf-dev protobuf-compiler
   libfmt-dev libspdlog-dev libcli11-dev libexpected-dev libxxhash-dev prometheus-cpp-dev libgtest-dev libgmock-dev
   libbenchmark-dev)
-test_packages=(etcd-server iproute2 python3)
+test_packages=(etcd-server iproute2 python3 redis-server)
 clang_packages=(clang-19 clang-tidy-19 clang-format-19 libclang-rt-19-dev)
 
 # Installs the packages that are missing; does nothing, and needs no right, where all are there.
@@ -20,7 +20,7 @@ install_packages() {
   fi
   echo "installing ${missing[*]}"
   "${sudo[@]}" apt-get update -qq
-  # etcd-server would start a service of its own, which nobody here asked for.
+  # etcd-server and redis-server would start services of their own, which nobody here asked for.
   local policy=/usr/sbin/policy-rc.d made=
   if [ ! -e $policy ]; then printf '#!/bin/sh\nexit 101\n' | "${sudo[@]}" tee $policy >/dev/null; "${sudo[@]}" chmod +x $policy; made=1; fi
   DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null

@@ -15,7 +15,8 @@ Result<std::uint16_t> ParsePort(std::string_view text, std::string_view whole) {
   std::uint16_t port = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), port);
   if (text.empty() || error != std::errc{} || end != text.data() + text.size()) {
-    return Fail(ErrorId::kBadAddress, fmt::format("\"{}\": \"{}\" is not a port from 0 to 65535", whole, text));
+    return Fail(ErrorId::kBadAddress,
+                fmt::format("\"{}\": \"{}\" is not a port from 0 to 65535", whole, text));
   }
   return port;
 }
@@ -46,7 +47,8 @@ IpAddress IpAddress::V4(std::uint32_t host_order) noexcept {
   IpAddress address;
   std::memcpy(address.bytes.data(), kMappedPrefix.data(), kMappedPrefix.size());
   for (int i = 0; i < 4; ++i) {
-    address.bytes[static_cast<std::size_t>(12 + i)] = static_cast<std::uint8_t>(host_order >> (24 - 8 * i));
+    address.bytes[static_cast<std::size_t>(12 + i)] =
+        static_cast<std::uint8_t>(host_order >> (24 - 8 * i));
   }
   return address;
 }
@@ -66,9 +68,11 @@ Result<IpAddress> ParseIpAddress(std::string_view text) {
   if (inet_pton(AF_INET, literal.c_str(), &v4) == 1) return IpAddress::V4(ntohl(v4.s_addr));
   if (const std::size_t percent = literal.find('%'); percent != std::string::npos) {
     const std::string zone = literal.substr(percent + 1);
-    const auto [end, error] = std::from_chars(zone.data(), zone.data() + zone.size(), address.scope);
+    const auto [end, error] =
+        std::from_chars(zone.data(), zone.data() + zone.size(), address.scope);
     if (zone.empty() || error != std::errc{} || end != zone.data() + zone.size()) {
-      return Fail(ErrorId::kBadAddress, fmt::format("\"{}\": write the interface's number after %", text));
+      return Fail(ErrorId::kBadAddress,
+                  fmt::format("\"{}\": write the interface's number after %", text));
     }
     literal.resize(percent);
   }
@@ -79,7 +83,8 @@ Result<IpAddress> ParseIpAddress(std::string_view text) {
 }
 
 std::string ToString(const Endpoint& endpoint) {
-  if (endpoint.address.is_v4()) return fmt::format("{}:{}", ToString(endpoint.address), endpoint.port);
+  if (endpoint.address.is_v4())
+    return fmt::format("{}:{}", ToString(endpoint.address), endpoint.port);
   return fmt::format("[{}]:{}", ToString(endpoint.address), endpoint.port);
 }
 
@@ -106,7 +111,8 @@ Result<HostPort> ParseHostPort(std::string_view text) {
     parts.host = text.substr(1, close - 1);
     const std::string_view rest = text.substr(close + 1);
     if (!rest.empty()) {
-      if (rest.front() != ':') return Fail(ErrorId::kBadAddress, fmt::format("\"{}\": a port follows after \"]:\"", text));
+      if (rest.front() != ':')
+        return Fail(ErrorId::kBadAddress, fmt::format("\"{}\": a port follows after \"]:\"", text));
       MC_TRY(parts.port, ParsePort(rest.substr(1), text));
     }
     MC_TRY([[maybe_unused]] const IpAddress address, ParseIpAddress(parts.host));
@@ -117,16 +123,19 @@ Result<HostPort> ParseHostPort(std::string_view text) {
     parts.host = text;
     return parts;
   }
-  if (text.find(':', colon + 1) != std::string_view::npos) {  // two colons: a bare IPv6 address or nothing
+  if (text.find(':', colon + 1) !=
+      std::string_view::npos) {  // two colons: a bare IPv6 address or nothing
     if (!ParseIpAddress(text)) {
-      return Fail(ErrorId::kBadAddress,
-                  fmt::format("\"{}\": an IPv6 address with a port needs brackets, [address]:port", text));
+      return Fail(
+          ErrorId::kBadAddress,
+          fmt::format("\"{}\": an IPv6 address with a port needs brackets, [address]:port", text));
     }
     parts.host = text;
     return parts;
   }
   parts.host = text.substr(0, colon);
-  if (parts.host.empty()) return Fail(ErrorId::kBadAddress, fmt::format("\"{}\" has no host", text));
+  if (parts.host.empty())
+    return Fail(ErrorId::kBadAddress, fmt::format("\"{}\" has no host", text));
   MC_TRY(parts.port, ParsePort(text.substr(colon + 1), text));
   return parts;
 }

@@ -1,4 +1,5 @@
-// Internet addresses as values: parsed once at the border, printed with IPv6 brackets, never split at a colon.
+// Internet addresses as values: parsed once at the border, printed with IPv6 brackets, never split
+// at a colon.
 #pragma once
 
 #include <array>
@@ -11,7 +12,8 @@
 
 namespace mooncake {
 
-/// An IPv4 or IPv6 address. IPv4 lives in the mapped range ::ffff:0:0/96, so that equal addresses are equal.
+/// An IPv4 or IPv6 address. IPv4 lives in the mapped range ::ffff:0:0/96, so that equal addresses
+/// are equal.
 struct IpAddress {
   std::array<std::uint8_t, 16> bytes{};  ///< Network order.
   std::uint32_t scope = 0;               ///< Interface index of a link-local IPv6 address, else 0.

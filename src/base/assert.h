@@ -5,8 +5,9 @@ namespace mooncake {
 [[noreturn]] void AssertionFailed(const char* expression, const char* file, int line) noexcept;
 }
 
-#define MC_ASSERT(expression) \
-  ((expression) ? static_cast<void>(0) : ::mooncake::AssertionFailed(#expression, __FILE__, __LINE__))
+#define MC_ASSERT(expression)          \
+  ((expression) ? static_cast<void>(0) \
+                : ::mooncake::AssertionFailed(#expression, __FILE__, __LINE__))
 
 #ifdef MC_COSTLY_ASSERTIONS
 #define MC_ASSERT_COSTLY(expression) MC_ASSERT(expression)

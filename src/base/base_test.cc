@@ -25,7 +25,8 @@ TEST(Errors, EveryRowSaysWhatToDo) {
 TEST(Errors, TheTextHoldsIdTitleContextCauseAndRemedy) {
   const Error error{ErrorId::kConnectRefused, "peer p0 at 10.0.0.1:7", 111};
   EXPECT_EQ(error.Text(),
-            "E102 nothing listens at the peer's address: peer p0 at 10.0.0.1:7 (Connection refused [111]). "
+            "E102 nothing listens at the peer's address: peer p0 at 10.0.0.1:7 (Connection refused "
+            "[111]). "
             "Do: Start the peer again; its record disappears by itself within 10 s.");
   EXPECT_EQ(Within("batch 3", error).context, "batch 3: peer p0 at 10.0.0.1:7");
 }
@@ -40,7 +41,8 @@ TEST(Addresses, ParsesWhatPeopleWrite) {
 }
 
 TEST(Addresses, RefusesWhatIsNone) {
-  for (const char* text : {"", "a:b", "a:70000", "[fd00::4", "[fd00::4]x", "2605:340:cd51:7700:xyz", ":80", "a b", "a/b"}) {
+  for (const char* text : {"", "a:b", "a:70000", "[fd00::4", "[fd00::4]x", "2605:340:cd51:7700:xyz",
+                           ":80", "a b", "a/b"}) {
     EXPECT_TRUE(FailsWith(ParseHostPort(text), ErrorId::kBadAddress)) << text;
   }
   EXPECT_TRUE(FailsWith(ParseEndpoint("10.0.0.1"), ErrorId::kBadAddress));
@@ -67,7 +69,8 @@ TEST(Units, Bytes) {
   EXPECT_EQ(*ParseBytes("4 GB"), 4ULL << 30);
   EXPECT_EQ(*ParseBytes("1.5KiB"), 1536U);
   EXPECT_EQ(*ParseBytes("3355443200"), 3355443200U);
-  for (const char* text : {"", "x", "-1", "1 parsec", "1e300", "nan"}) EXPECT_FALSE(ParseBytes(text)) << text;
+  for (const char* text : {"", "x", "-1", "1 parsec", "1e300", "nan"})
+    EXPECT_FALSE(ParseBytes(text)) << text;
   EXPECT_EQ(FormatBytes(1536), "1.5 KiB");
   EXPECT_EQ(FormatBytes(2ULL << 30), "2 GiB");
 }
@@ -113,11 +116,13 @@ TEST(RealWorld, StreamsCarryBytesAndReportTheirEnd) {
   RealWorld real;
   World& world = real.world();
   RunOn(world, [&world]() -> Task<void> {
-    Result<std::unique_ptr<Listener>> listener = world.network.Listen(world.control, {IpAddress::LoopbackV4(), 0});
+    Result<std::unique_ptr<Listener>> listener =
+        world.network.Listen(world.control, {IpAddress::LoopbackV4(), 0});
     EXPECT_TRUE(Succeeds(listener));
     const Endpoint at = (*listener)->bound();
     const Instant deadline = After(world.clock.Now(), 5s);
-    Result<std::unique_ptr<Stream>> client = co_await world.network.Connect(world.control, at, deadline);
+    Result<std::unique_ptr<Stream>> client =
+        co_await world.network.Connect(world.control, at, deadline);
     EXPECT_TRUE(Succeeds(client));
     Result<std::unique_ptr<Stream>> server = co_await (*listener)->Accept();
     EXPECT_TRUE(Succeeds(server));
@@ -138,18 +143,22 @@ TEST(RealWorld, StreamsCarryBytesAndReportTheirEnd) {
 TEST(RealWorld, ATakenPortNamesItsHolder) {
   RealWorld real;
   World& world = real.world();
-  const Result<std::unique_ptr<Listener>> first = world.network.Listen(world.control, {IpAddress::LoopbackV4(), 0});
+  const Result<std::unique_ptr<Listener>> first =
+      world.network.Listen(world.control, {IpAddress::LoopbackV4(), 0});
   ASSERT_TRUE(Succeeds(first));
-  const Result<std::unique_ptr<Listener>> second = world.network.Listen(world.control, (*first)->bound());
+  const Result<std::unique_ptr<Listener>> second =
+      world.network.Listen(world.control, (*first)->bound());
   ASSERT_TRUE(FailsWith(second, ErrorId::kPortTaken));
-  EXPECT_NE(second.error().context.find(fmt::format("pid {}", world.network.host().process)), std::string::npos)
+  EXPECT_NE(second.error().context.find(fmt::format("pid {}", world.network.host().process)),
+            std::string::npos)
       << second.error().context;
 }
 
 TEST(RealWorld, AnAddressOfAnotherHostIsSaidToBeOne) {
   RealWorld real;
   World& world = real.world();
-  EXPECT_TRUE(FailsWith(world.network.Listen(world.control, *ParseEndpoint("192.0.2.1:80")), ErrorId::kAddressNotOurs));
+  EXPECT_TRUE(FailsWith(world.network.Listen(world.control, *ParseEndpoint("192.0.2.1:80")),
+                        ErrorId::kAddressNotOurs));
 }
 
 TEST(RealWorld, LocalNamesExcludeEachOther) {

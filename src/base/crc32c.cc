@@ -23,7 +23,8 @@ constexpr std::array<std::uint32_t, 256> kTable = MakeTable();
 
 std::uint32_t Crc32c(Bytes bytes) noexcept {
   std::uint32_t crc = ~0U;
-  for (const std::byte byte : bytes) crc = (crc >> 8) ^ kTable[(crc ^ static_cast<std::uint32_t>(byte)) & 0xFF];
+  for (const std::byte byte : bytes)
+    crc = (crc >> 8) ^ kTable[(crc ^ static_cast<std::uint32_t>(byte)) & 0xFF];
   return ~crc;
 }
 

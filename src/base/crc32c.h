@@ -1,4 +1,5 @@
-// CRC32C (Castagnoli; RFC 3720 appendix B.4) of short byte strings. memory/copy.h has the one that rides in a copy.
+// CRC32C (Castagnoli; RFC 3720 appendix B.4) of short byte strings. memory/copy.h has the one that
+// rides in a copy.
 #pragma once
 
 #include <cstdint>

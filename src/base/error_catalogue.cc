@@ -1,5 +1,6 @@
-// Every error a user can meet: its id, what a caller does about it, its title and its remedy. docs/errors.md is
-// printed from this table (`mooncake explain --all`), and a test holds the two together.
+// Every error a user can meet: its id, what a caller does about it, its title and its remedy.
+// docs/errors.md is printed from this table (`mooncake explain --all`), and a test holds the two
+// together.
 #include "base/error_catalogue.h"
 
 #include <fmt/format.h>
@@ -18,12 +19,14 @@ constexpr std::array kCatalogue = {
                "Correct the name; `mooncake help options` lists all of an instance's."},
     ErrorEntry{Id::kBadOptionValue, kInvalidArgument, "an option has a value that it cannot have",
                "Write a value of the kind that the message names."},
-    ErrorEntry{Id::kWrongService, kInvalidArgument, "something else answers where the directory should be",
+    ErrorEntry{Id::kWrongService, kInvalidArgument,
+               "something else answers where the directory should be",
                "Correct metadata_server so that it names the directory's own host and port."},
     ErrorEntry{Id::kBadAddress, kInvalidArgument, "not an address",
                "Write host:port, [ipv6]:port, or a host alone."},
     ErrorEntry{Id::kPortTaken, kInvalidArgument, "the port is taken",
-               "Stop the process that holds it, or write another port, or none to have a free one chosen."},
+               "Stop the process that holds it, or write another port, or none to have a free one "
+               "chosen."},
     ErrorEntry{Id::kAddressNotOurs, kInvalidArgument, "the address is not one of this host",
                "Write one of the host's own addresses in local_hostname, or leave it out."},
     ErrorEntry{Id::kDirectoryUnreachable, kUnavailable, "the directory is unreachable",
@@ -33,9 +36,11 @@ constexpr std::array kCatalogue = {
     ErrorEntry{Id::kDirectoryRefused, kUnavailable, "nothing listens at the directory's address",
                "Start the directory there, or correct metadata_server."},
     ErrorEntry{Id::kDirectoryIsUs, kInvalidArgument, "metadata_server names a Mooncake port",
-               "Write the directory's port in metadata_server (etcd's default is 2379), not an instance's."},
+               "Write the directory's port in metadata_server (etcd's default is 2379), not an "
+               "instance's."},
     ErrorEntry{Id::kDirectoryTimeout, kUnavailable, "the directory does not answer in time",
-               "Check the address in metadata_server and any firewall between: packets vanish on the way."},
+               "Check the address in metadata_server and any firewall between: packets vanish on "
+               "the way."},
     ErrorEntry{Id::kDirectoryGarbage, kInvalidArgument, "what answers is not a directory",
                "Correct metadata_server: the port belongs to a program with another protocol."},
     ErrorEntry{Id::kUsage, kInvalidArgument, "the command line cannot be used",
@@ -43,13 +48,15 @@ constexpr std::array kCatalogue = {
     ErrorEntry{Id::kFileAccess, kInvalidArgument, "a file cannot be used",
                "Check that the path exists and that this user may read or write it."},
     ErrorEntry{Id::kBadTrace, kInvalidArgument, "the trace cannot be read",
-               "Correct the line: one JSON object with timestamp, input_length, output_length and hash_ids."},
+               "Correct the line: one JSON object with timestamp, input_length, output_length and "
+               "hash_ids."},
     ErrorEntry{Id::kListenFailed, kInvalidArgument, "cannot listen",
                "Correct the address, or the right that the message names."},
     ErrorEntry{Id::kUnknownModel, kInvalidArgument, "unknown model",
                "Pick one that `mooncake models` lists."},
     ErrorEntry{Id::kDirectoryDenied, kDenied, "the directory refuses these credentials",
-               "Correct user and password in metadata_server: etcd://user:password@host:port."},
+               "Correct user and password in metadata_server: etcd://user:password@host:port, "
+               "redis://:password@host:port."},
     ErrorEntry{Id::kPeerGone, kPeerGone, "the peer is gone",
                "Start it again: connections heal by themselves; its own log says why it went."},
     ErrorEntry{Id::kConnectRefused, kPeerGone, "nothing listens at the peer's address",
@@ -65,13 +72,15 @@ constexpr std::array kCatalogue = {
     ErrorEntry{Id::kVersionMismatch, kUnsupported, "no protocol version that both sides speak",
                "Upgrade the older side, which the message names."},
     ErrorEntry{Id::kDeadline, kUnknownOutcome, "the deadline passed",
-               "Raise the request's timeout, or look why the peer is slow; the outcome is unknown, not failed."},
+               "Raise the request's timeout, or look why the peer is slow; the outcome is unknown, "
+               "not failed."},
     ErrorEntry{Id::kPeerBusy, kTryAgain, "the peer has as much work as it may take",
                "Repeat the request a little later."},
     ErrorEntry{Id::kNotFound, kNotFound, "no live instance of that name or role",
                "Start it, or correct the name; `mooncake status` lists who is alive."},
-    ErrorEntry{Id::kWrongPeer, kPeerGone, "another process answers at the peer's address",
-               "Nothing: the record is replaced by itself, and the next look-up finds the new process."},
+    ErrorEntry{
+        Id::kWrongPeer, kPeerGone, "another process answers at the peer's address",
+        "Nothing: the record is replaced by itself, and the next look-up finds the new process."},
     ErrorEntry{Id::kUnknownMethod, kUnsupported, "the peer does not know this call",
                "Upgrade the peer to the version of this program."},
     ErrorEntry{Id::kNetwork, kPeerGone, "the network refuses",
@@ -84,13 +93,15 @@ constexpr std::array kCatalogue = {
     ErrorEntry{Id::kNoPath, kPeerGone, "no path to the peer is left",
                "Look at `mooncake status`: the path table says why each transport is not used."},
     ErrorEntry{Id::kPathFailed, kPeerGone, "a path failed in the middle of a transfer",
-               "Nothing: another path or a new connection takes the rest; if it repeats, see `mooncake status`."},
+               "Nothing: another path or a new connection takes the rest; if it repeats, see "
+               "`mooncake status`."},
     ErrorEntry{Id::kPathUnusable, kUnsupported, "a transport cannot be used with this peer",
                "Nothing: the next better transport is used; the message says why not this one."},
     ErrorEntry{Id::kChecksum, kCorrupt, "bytes arrived changed",
                "Check the host's memory and network cards: checksums beneath ours did not notice."},
-    ErrorEntry{Id::kBadRegionKey, kDenied, "the access key of the region is wrong",
-               "Fetch the region's description again: it was registered anew, or never for this peer."},
+    ErrorEntry{
+        Id::kBadRegionKey, kDenied, "the access key of the region is wrong",
+        "Fetch the region's description again: it was registered anew, or never for this peer."},
     ErrorEntry{Id::kOutOfRegion, kDenied, "the range lies outside the registered region",
                "Correct the address or the length; a range must lie within one registered region."},
     ErrorEntry{Id::kRegionExists, kInvalidArgument, "the memory overlaps a registered region",
@@ -105,8 +116,9 @@ constexpr std::array kCatalogue = {
                "Register the buffer before it is used in a transfer."},
     ErrorEntry{Id::kBadRange, kInvalidArgument, "a range is not valid",
                "Correct the length or the address of the range that the message names."},
-    ErrorEntry{Id::kNoPartner, kUnavailable, "no partner instance",
-               "Start an instance of the missing role in the same cluster and with the same directory."},
+    ErrorEntry{
+        Id::kNoPartner, kUnavailable, "no partner instance",
+        "Start an instance of the missing role in the same cluster and with the same directory."},
     ErrorEntry{Id::kQueueFull, kTryAgain, "the instance has as many requests as it may hold",
                "Repeat the request after the time in Retry-After, or add instances."},
     ErrorEntry{Id::kKvFull, kNoSpace, "the request needs more KV memory than there is",
@@ -117,12 +129,14 @@ constexpr std::array kCatalogue = {
                "Repeat the request; the message says what happened to the prefill instance."},
     ErrorEntry{Id::kDraining, kUnavailable, "the instance is draining before it stops",
                "Send the request to another instance."},
-    ErrorEntry{Id::kWrongAnswer, kCorrupt, "an answer differs from that of one undivided computation",
+    ErrorEntry{Id::kWrongAnswer, kCorrupt,
+               "an answer differs from that of one undivided computation",
                "Report it with the seed or the trace: this must never happen."},
     ErrorEntry{Id::kClientGone, kCancelled, "the client went away",
                "Nothing: the work for it was stopped."},
     ErrorEntry{Id::kNoInstance, kUnavailable, "no instance answers",
-               "Start two, each in a terminal of its own: `mooncake instance --role prefill` and `mooncake instance --role decode`."},
+               "Start two, each in a terminal of its own: `mooncake instance --role prefill` and "
+               "`mooncake instance --role decode`."},
     ErrorEntry{Id::kNotAnInstance, kInvalidArgument, "what answers is no Mooncake instance",
                "Write the address that an instance prints when it is ready: http://host:port."},
     ErrorEntry{Id::kInternal, kInternal, "a fault of our own", "Report it with the log around it."},
@@ -163,7 +177,8 @@ std::string Error::Text() const {
 }
 
 Error Within(std::string_view prefix, Error error) {
-  error.context = error.context.empty() ? std::string(prefix) : fmt::format("{}: {}", prefix, error.context);
+  error.context =
+      error.context.empty() ? std::string(prefix) : fmt::format("{}: {}", prefix, error.context);
   return error;
 }
 

@@ -6,7 +6,9 @@
 
 namespace mooncake {
 
-std::string ToString(const InstanceId& id) { return fmt::format("{:016x}{:016x}", id.high, id.low); }
+std::string ToString(const InstanceId& id) {
+  return fmt::format("{:016x}{:016x}", id.high, id.low);
+}
 
 std::string ShortId(const InstanceId& id) { return fmt::format("{:04x}", id.high >> 48); }
 

@@ -10,7 +10,8 @@
 
 namespace mooncake {
 
-/// 128 random bits drawn at start: who a process is. A label is what a person calls it, and may repeat.
+/// 128 random bits drawn at start: who a process is. A label is what a person calls it, and may
+/// repeat.
 struct InstanceId {
   std::uint64_t high = 0;
   std::uint64_t low = 0;

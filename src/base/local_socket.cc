@@ -43,7 +43,9 @@ Error FromErrno(int cause, std::string context) {
   return Error{closed ? ErrorId::kConnectionClosed : ErrorId::kNetwork, std::move(context), cause};
 }
 
-UniqueFd MakeSocket() { return UniqueFd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)); }
+UniqueFd MakeSocket() {
+  return UniqueFd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+}
 
 // Room for the descriptors of one message, aligned as the kernel wants it.
 struct alignas(cmsghdr) ControlBuffer {
@@ -53,7 +55,8 @@ struct alignas(cmsghdr) ControlBuffer {
 // Takes over every descriptor of the message, wanted or not: one that is left there would leak.
 std::vector<UniqueFd> TakeDescriptors(msghdr& message) {
   std::vector<UniqueFd> descriptors;
-  for (cmsghdr* part = CMSG_FIRSTHDR(&message); part != nullptr; part = CMSG_NXTHDR(&message, part)) {
+  for (cmsghdr* part = CMSG_FIRSTHDR(&message); part != nullptr;
+       part = CMSG_NXTHDR(&message, part)) {
     if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) continue;
     const std::size_t count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
     for (std::size_t i = 0; i < count; ++i) {
@@ -140,7 +143,8 @@ struct LocalSocket::Impl {
   Impl(const Executor& executor, UniqueFd fd) : descriptor(executor, fd.Release()) {
     ucred credentials{};
     socklen_t length = sizeof credentials;
-    known = ::getsockopt(descriptor.native_handle(), SOL_SOCKET, SO_PEERCRED, &credentials, &length) == 0;
+    known = ::getsockopt(descriptor.native_handle(), SOL_SOCKET, SO_PEERCRED, &credentials,
+                         &length) == 0;
     peer = {known ? credentials.uid : UINT32_MAX, known ? credentials.pid : 0};
   }
   Descriptor descriptor;
@@ -152,7 +156,8 @@ LocalSocket::LocalSocket(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 LocalSocket::~LocalSocket() = default;
 LocalPeer LocalSocket::peer() const noexcept { return impl_->peer; }
 
-Result<std::shared_ptr<LocalSocket>> LocalSocket::Connect(const Executor& executor, const std::string& name) {
+Result<std::shared_ptr<LocalSocket>> LocalSocket::Connect(const Executor& executor,
+                                                          const std::string& name) {
   MC_TRY(const AbstractAddress to, MakeAddress(name));
   UniqueFd fd = MakeSocket();
   if (!fd) return Fail(ErrorId::kNetwork, "socket", errno);
@@ -162,7 +167,8 @@ Result<std::shared_ptr<LocalSocket>> LocalSocket::Connect(const Executor& execut
     if (cause == EAGAIN) return Fail(ErrorId::kPeerBusy, "local name " + name, cause);
     return Fail(ErrorId::kNetwork, "local name " + name, cause);
   }
-  return std::shared_ptr<LocalSocket>(new LocalSocket(std::make_unique<Impl>(executor, std::move(fd))));
+  return std::shared_ptr<LocalSocket>(
+      new LocalSocket(std::make_unique<Impl>(executor, std::move(fd))));
 }
 
 Task<Result<LocalMessage>> LocalSocket::Receive(Instant deadline) {
@@ -200,22 +206,26 @@ struct LocalListener::Impl {
 LocalListener::LocalListener(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 LocalListener::~LocalListener() = default;
 
-Result<std::shared_ptr<LocalListener>> LocalListener::Listen(const Executor& executor, const std::string& name) {
+Result<std::shared_ptr<LocalListener>> LocalListener::Listen(const Executor& executor,
+                                                             const std::string& name) {
   MC_TRY(const AbstractAddress at, MakeAddress(name));
   UniqueFd fd = MakeSocket();
   if (!fd) return Fail(ErrorId::kListenFailed, "socket", errno);
   if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&at.address), at.length) != 0 ||
       ::listen(fd.get(), kBacklog) != 0) {
     const int cause = errno;
-    return Fail(cause == EADDRINUSE ? ErrorId::kPortTaken : ErrorId::kListenFailed, "local name " + name, cause);
+    return Fail(cause == EADDRINUSE ? ErrorId::kPortTaken : ErrorId::kListenFailed,
+                "local name " + name, cause);
   }
-  return std::shared_ptr<LocalListener>(new LocalListener(std::make_unique<Impl>(executor, std::move(fd))));
+  return std::shared_ptr<LocalListener>(
+      new LocalListener(std::make_unique<Impl>(executor, std::move(fd))));
 }
 
 Task<Result<std::shared_ptr<LocalSocket>>> LocalListener::Accept() {
   const Executor executor = impl_->descriptor.get_executor();
   while (impl_->descriptor.is_open()) {
-    UniqueFd fd(::accept4(impl_->descriptor.native_handle(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    UniqueFd fd(::accept4(impl_->descriptor.native_handle(), nullptr, nullptr,
+                          SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (fd) {
       co_return std::shared_ptr<LocalSocket>(
           new LocalSocket(std::make_unique<LocalSocket::Impl>(executor, std::move(fd))));
@@ -234,7 +244,8 @@ void LocalListener::Close() noexcept {
   impl_->descriptor.close(ignored);
 }
 
-// The loop's own duplicate: closing it with the loop leaves the threads that Ring() and Wait() alone.
+// The loop's own duplicate: closing it with the loop leaves the threads that Ring() and Wait()
+// alone.
 struct Doorbell::Watch {
   Watch(const Executor& executor, int fd) : descriptor(executor, fd) {}
   Descriptor descriptor;
@@ -297,7 +308,8 @@ Task<Doorbell::Heard> Doorbell::Hear(Executor executor) {
     const Heard heard = Listen();
     if (heard != Heard::kNothing) co_return heard;
     error_code code;
-    co_await watch_->descriptor.async_wait(Descriptor::wait_read, asio::redirect_error(asio::use_awaitable, code));
+    co_await watch_->descriptor.async_wait(Descriptor::wait_read,
+                                           asio::redirect_error(asio::use_awaitable, code));
     if (code) co_return Heard::kGone;
   }
 }

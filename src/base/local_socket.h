@@ -1,5 +1,6 @@
-// Messages with file descriptors between processes of one host: packet sockets under abstract names. A packet arrives
-// whole or not at all, so no peer can stop in the middle of one, and descriptors stay with the bytes they belong to.
+// Messages with file descriptors between processes of one host: packet sockets under abstract
+// names. A packet arrives whole or not at all, so no peer can stop in the middle of one, and
+// descriptors stay with the bytes they belong to.
 #pragma once
 
 #include <memory>
@@ -29,19 +30,20 @@ struct LocalPeer {
   [[nodiscard]] bool MayBeServed() const noexcept;
 };
 
-/// One connection. Used on its loop only; at most one Receive() at a time, any number of Send()s: messages do not mix.
-/// Hold it by shared_ptr in the coroutine that awaits it.
+/// One connection. Used on its loop only; at most one Receive() at a time, any number of Send()s:
+/// messages do not mix. Hold it by shared_ptr in the coroutine that awaits it.
 class LocalSocket {
  public:
-  /// Does not wait: the kernel answers at once. Errors: kConnectRefused (nobody listens in this network namespace),
-  /// kPeerBusy (its queue is full), kNetwork.
-  [[nodiscard]] static Result<std::shared_ptr<LocalSocket>> Connect(const Executor& executor, const std::string& name);
+  /// Does not wait: the kernel answers at once. Errors: kConnectRefused (nobody listens in this
+  /// network namespace), kPeerBusy (its queue is full), kNetwork.
+  [[nodiscard]] static Result<std::shared_ptr<LocalSocket>> Connect(const Executor& executor,
+                                                                    const std::string& name);
   ~LocalSocket();
   LocalSocket(const LocalSocket&) = delete;
   LocalSocket& operator=(const LocalSocket&) = delete;
 
-  /// The next message. Errors: kConnectionClosed, kClosed after Close(), kDeadline, kFrameTooLarge (longer, or with more
-  /// descriptors, than allowed: they are closed), kNetwork.
+  /// The next message. Errors: kConnectionClosed, kClosed after Close(), kDeadline, kFrameTooLarge
+  /// (longer, or with more descriptors, than allowed: they are closed), kNetwork.
   [[nodiscard]] Task<Result<LocalMessage>> Receive(Instant deadline);
   /// `descriptors` are borrowed until it returns. Errors as Receive().
   [[nodiscard]] Task<Status> Send(Bytes bytes, std::span<const int> descriptors, Instant deadline);
@@ -56,12 +58,13 @@ class LocalSocket {
   std::unique_ptr<Impl> impl_;
 };
 
-/// Listens under an abstract name: it needs no directory, dies with the process, and is seen only within the network
-/// namespace.
+/// Listens under an abstract name: it needs no directory, dies with the process, and is seen only
+/// within the network namespace.
 class LocalListener {
  public:
   /// Errors: kPortTaken (somebody has the name), kListenFailed.
-  [[nodiscard]] static Result<std::shared_ptr<LocalListener>> Listen(const Executor& executor, const std::string& name);
+  [[nodiscard]] static Result<std::shared_ptr<LocalListener>> Listen(const Executor& executor,
+                                                                     const std::string& name);
   ~LocalListener();
   LocalListener(const LocalListener&) = delete;
   LocalListener& operator=(const LocalListener&) = delete;
@@ -76,9 +79,10 @@ class LocalListener {
   std::unique_ptr<Impl> impl_;
 };
 
-/// One end of a bell rope between two processes: each wakes the other, neither can block it. Not an eventfd: whoever
-/// shares one can clear its O_NONBLOCK or fill its counter, and the other's loop would hang in read() or write(). A
-/// socket takes "do not wait" with each call, and tells at once when the other end is gone.
+/// One end of a bell rope between two processes: each wakes the other, neither can block it. Not an
+/// eventfd: whoever shares one can clear its O_NONBLOCK or fill its counter, and the other's loop
+/// would hang in read() or write(). A socket takes "do not wait" with each call, and tells at once
+/// when the other end is gone.
 class Doorbell {
  public:
   enum class Heard { kRung, kNothing, kGone };
@@ -93,7 +97,8 @@ class Doorbell {
 
   /// Any thread. Never blocks; rings that are not yet heard become one.
   void Ring() noexcept;
-  /// Waits on the calling thread, at most `patience`. kGone: the peer closed its end, or this one was cut.
+  /// Waits on the calling thread, at most `patience`. kGone: the peer closed its end, or this one
+  /// was cut.
   [[nodiscard]] Heard Wait(Duration patience) noexcept;
   /// What has been heard until now.
   [[nodiscard]] Heard Listen() noexcept;

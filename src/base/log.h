@@ -1,4 +1,5 @@
-// Log lines: who first decides which error it is logs it, once. warn and above mean that a person should look.
+// Log lines: who first decides which error it is logs it, once. warn and above mean that a person
+// should look.
 #pragma once
 
 #include <fmt/format.h>
@@ -32,9 +33,9 @@ inline constexpr LogLevel debug = LogLevel::kDebug, info = LogLevel::kInfo, warn
 }  // namespace mooncake
 
 /// MC_LOG(warn, "peer {} went silent for {} s", peer, seconds);
-#define MC_LOG(level, ...)                                                       \
-  do {                                                                           \
-    if (::mooncake::LogEnabled(::mooncake::log_level::level)) {                  \
+#define MC_LOG(level, ...)                                                         \
+  do {                                                                             \
+    if (::mooncake::LogEnabled(::mooncake::log_level::level)) {                    \
       ::mooncake::LogLine(::mooncake::log_level::level, fmt::format(__VA_ARGS__)); \
-    }                                                                            \
+    }                                                                              \
   } while (false)

@@ -13,13 +13,15 @@ constexpr int kStepsLog2 = 3;  // 8 buckets an octave
 int BucketOf(std::uint64_t value) noexcept {
   if (value < (1U << kStepsLog2)) return static_cast<int>(value);
   const int octave = std::bit_width(value) - 1 - kStepsLog2;
-  return ((octave + 1) << kStepsLog2) + static_cast<int>((value >> octave) & ((1U << kStepsLog2) - 1));
+  return ((octave + 1) << kStepsLog2) +
+         static_cast<int>((value >> octave) & ((1U << kStepsLog2) - 1));
 }
 
 std::uint64_t LowestOf(int bucket) noexcept {
   if (bucket < (1 << kStepsLog2)) return static_cast<std::uint64_t>(bucket);
   const int octave = (bucket >> kStepsLog2) - 1;
-  const auto mantissa = static_cast<std::uint64_t>((bucket & ((1 << kStepsLog2) - 1)) + (1 << kStepsLog2));
+  const auto mantissa =
+      static_cast<std::uint64_t>((bucket & ((1 << kStepsLog2) - 1)) + (1 << kStepsLog2));
   return mantissa << octave;
 }
 
@@ -62,26 +64,31 @@ std::uint64_t Histogram::Snapshot::Quantile(double quantile) const noexcept {
   return LowestOf(kBuckets - 1);
 }
 
-Counter& Metrics::AddCounter(const std::string& name, const std::string& help, const MetricLabels& labels) {
+Counter& Metrics::AddCounter(const std::string& name, const std::string& help,
+                             const MetricLabels& labels) {
   const std::lock_guard lock(mutex_);
-  Family& family = families_.try_emplace(name, Family{Kind::kCounter, help, {}, {}, {}}).first->second;
+  Family& family =
+      families_.try_emplace(name, Family{Kind::kCounter, help, {}, {}, {}}).first->second;
   Counter*& slot = family.counters[labels];
   if (slot == nullptr) slot = &counters_.emplace_back();
   return *slot;
 }
 
-Histogram& Metrics::AddHistogram(const std::string& name, const std::string& help, const MetricLabels& labels) {
+Histogram& Metrics::AddHistogram(const std::string& name, const std::string& help,
+                                 const MetricLabels& labels) {
   const std::lock_guard lock(mutex_);
-  Family& family = families_.try_emplace(name, Family{Kind::kHistogram, help, {}, {}, {}}).first->second;
+  Family& family =
+      families_.try_emplace(name, Family{Kind::kHistogram, help, {}, {}, {}}).first->second;
   Histogram*& slot = family.histograms[labels];
   if (slot == nullptr) slot = &histograms_.emplace_back();
   return *slot;
 }
 
-void Metrics::AddGauge(const std::string& name, const std::string& help, std::function<double()> read,
-                       const MetricLabels& labels) {
+void Metrics::AddGauge(const std::string& name, const std::string& help,
+                       std::function<double()> read, const MetricLabels& labels) {
   const std::lock_guard lock(mutex_);
-  Family& family = families_.try_emplace(name, Family{Kind::kGauge, help, {}, {}, {}}).first->second;
+  Family& family =
+      families_.try_emplace(name, Family{Kind::kGauge, help, {}, {}, {}}).first->second;
   family.gauges[labels] = std::move(read);
 }
 
@@ -115,7 +122,8 @@ std::string Metrics::Text() const {
           metric.summary.sample_count = snapshot.count;
           metric.summary.sample_sum = static_cast<double>(snapshot.sum);
           for (const double quantile : {0.5, 0.9, 0.99}) {
-            metric.summary.quantile.push_back({quantile, static_cast<double>(snapshot.Quantile(quantile))});
+            metric.summary.quantile.push_back(
+                {quantile, static_cast<double>(snapshot.Quantile(quantile))});
           }
           out.metric.push_back(std::move(metric));
         }

@@ -1,4 +1,5 @@
-// Counters and histograms: relaxed atomics on the way of the work, Prometheus text when somebody asks.
+// Counters and histograms: relaxed atomics on the way of the work, Prometheus text when somebody
+// asks.
 #pragma once
 
 #include <array>
@@ -17,14 +18,16 @@ namespace mooncake {
 class Counter {
  public:
   void Add(std::uint64_t n = 1) noexcept { value_.fetch_add(n, std::memory_order_relaxed); }
-  [[nodiscard]] std::uint64_t value() const noexcept { return value_.load(std::memory_order_relaxed); }
+  [[nodiscard]] std::uint64_t value() const noexcept {
+    return value_.load(std::memory_order_relaxed);
+  }
 
  private:
   std::atomic<std::uint64_t> value_{0};
 };
 
-/// Distribution of non-negative integers (microseconds, bytes) in buckets of 1/8 octave: an error of at most
-/// 12.5 %. Any thread; two relaxed additions.
+/// Distribution of non-negative integers (microseconds, bytes) in buckets of 1/8 octave: an error
+/// of at most 12.5 %. Any thread; two relaxed additions.
 class Histogram {
  public:
   static constexpr int kBuckets = 64 * 8;
@@ -50,8 +53,10 @@ using MetricLabels = std::vector<std::pair<std::string, std::string>>;
 class Metrics {
  public:
   /// The same name and labels give the same counter. The name ends in its unit and "_total".
-  Counter& AddCounter(const std::string& name, const std::string& help, const MetricLabels& labels = {});
-  Histogram& AddHistogram(const std::string& name, const std::string& help, const MetricLabels& labels = {});
+  Counter& AddCounter(const std::string& name, const std::string& help,
+                      const MetricLabels& labels = {});
+  Histogram& AddHistogram(const std::string& name, const std::string& help,
+                          const MetricLabels& labels = {});
   /// Asked when somebody reads; `read` is called from any thread and must not block.
   void AddGauge(const std::string& name, const std::string& help, std::function<double()> read,
                 const MetricLabels& labels = {});

@@ -32,7 +32,8 @@ template <class Number>
 std::optional<Number> ParseNumber(std::string_view text) {
   Number number{};
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (error != std::errc{} || end != text.data() + text.size() || !(number >= Number{})) return std::nullopt;
+  if (error != std::errc{} || end != text.data() + text.size() || !(number >= Number{}))
+    return std::nullopt;
   return number;
 }
 
@@ -52,18 +53,21 @@ std::optional<std::string> WhatIsWrong(const OptionSpec& spec, std::string_view 
   if (text.empty()) return std::nullopt;
   switch (spec.unit) {
     case Unit::kText:
+    case Unit::kSecret:
     case Unit::kUnused:
       return std::nullopt;
     case Unit::kFlag:
       return ParseFlag(text) ? std::nullopt : std::optional<std::string>("true or false");
     case Unit::kCount:
-      return ParseNumber<std::uint64_t>(text) ? std::nullopt : std::optional<std::string>("a whole number");
+      return ParseNumber<std::uint64_t>(text) ? std::nullopt
+                                              : std::optional<std::string>("a whole number");
     case Unit::kNumber:
       return ParseNumber<double>(text) ? std::nullopt : std::optional<std::string>("a number");
     case Unit::kBytes:
       return ParseBytes(text) ? std::nullopt : std::optional<std::string>("a size such as 512MiB");
     case Unit::kDuration:
-      return ParseDuration(text) ? std::nullopt : std::optional<std::string>("a duration such as 250ms");
+      return ParseDuration(text) ? std::nullopt
+                                 : std::optional<std::string>("a duration such as 250ms");
     case Unit::kChoice: {
       const std::vector<std::string> choices = Split(spec.choices, '|');
       if (std::find(choices.begin(), choices.end(), text) != choices.end()) return std::nullopt;
@@ -104,17 +108,20 @@ Result<json::object> ParseFile(const Options::Sources& sources) {
   parse.allow_trailing_commas = true;
   json::stream_parser parser({}, parse);
   // On an error inside a comment the parser says that it took more than there was.
-  const std::size_t consumed = std::min(parser.write_some(sources.file_content, code), sources.file_content.size());
+  const std::size_t consumed =
+      std::min(parser.write_some(sources.file_content, code), sources.file_content.size());
   if (!code) parser.finish(code);
   if (code) {
-    const auto line = 1 + std::count(sources.file_content.begin(),
-                                     sources.file_content.begin() + static_cast<std::ptrdiff_t>(consumed), '\n');
+    const auto line =
+        1 + std::count(sources.file_content.begin(),
+                       sources.file_content.begin() + static_cast<std::ptrdiff_t>(consumed), '\n');
     return Fail(ErrorId::kBadConfigFile,
                 fmt::format("{} line {}: not JSON: {}", sources.file_name, line, code.message()));
   }
   json::value value = parser.release();
   if (!value.is_object()) {
-    return Fail(ErrorId::kBadConfigFile, fmt::format("{}: the file must be one JSON object", sources.file_name));
+    return Fail(ErrorId::kBadConfigFile,
+                fmt::format("{}: the file must be one JSON object", sources.file_name));
   }
   return std::move(value.get_object());
 }
@@ -132,7 +139,8 @@ std::string FlagName(std::string_view option_name) {
   return flag;
 }
 
-std::optional<std::string> NearestName(std::string_view name, std::span<const std::string> candidates) {
+std::optional<std::string> NearestName(std::string_view name,
+                                       std::span<const std::string> candidates) {
   std::optional<std::string> nearest;
   std::size_t best = std::max<std::size_t>(2, name.size() / 3) + 1;
   for (const std::string& candidate : candidates) {
@@ -150,19 +158,22 @@ Result<Options> Options::Load(std::span<const OptionSpec> table, const Sources& 
   std::vector<std::string> names;
   for (const OptionSpec& spec : table) {
     options.order_.push_back(&spec);
-    options.values_[std::string(spec.name)] = Value{&spec, std::string(spec.fallback), OptionOrigin::kDefault};
+    options.values_[std::string(spec.name)] =
+        Value{&spec, std::string(spec.fallback), OptionOrigin::kDefault};
     names.emplace_back(spec.name);
   }
   const auto unknown = [&names](const std::string& where, const std::string& name) {
     const std::optional<std::string> nearest = NearestName(name, names);
-    return Fail(ErrorId::kUnknownOption,
-                fmt::format("\"{}\" in {}{}", name, where,
-                            nearest ? fmt::format("; did you mean \"{}\"?", *nearest) : std::string()));
+    return Fail(
+        ErrorId::kUnknownOption,
+        fmt::format("\"{}\" in {}{}", name, where,
+                    nearest ? fmt::format("; did you mean \"{}\"?", *nearest) : std::string()));
   };
-  const auto set = [](Value& value, const std::string& text, OptionOrigin origin, const std::string& where) -> Status {
+  const auto set = [](Value& value, const std::string& text, OptionOrigin origin,
+                      const std::string& where) -> Status {
     if (const std::optional<std::string> wanted = WhatIsWrong(*value.spec, text)) {
-      return Fail(ErrorId::kBadOptionValue,
-                  fmt::format("{} = \"{}\" in {}: it must be {}", value.spec->name, text, where, *wanted));
+      return Fail(ErrorId::kBadOptionValue, fmt::format("{} = \"{}\" in {}: it must be {}",
+                                                        value.spec->name, text, where, *wanted));
     }
     value.text = text;
     value.origin = origin;
@@ -179,7 +190,8 @@ Result<Options> Options::Load(std::span<const OptionSpec> table, const Sources& 
       if (!text) {
         if (found->second.spec->unit == Unit::kUnused) continue;
         return Fail(ErrorId::kBadOptionValue,
-                    fmt::format("{} in {}: it must be a text, a number, true or false", name, sources.file_name));
+                    fmt::format("{} in {}: it must be a text, a number, true or false", name,
+                                sources.file_name));
       }
       MC_TRY_STATUS(set(found->second, *text, OptionOrigin::kFile, sources.file_name));
     }
@@ -189,7 +201,11 @@ Result<Options> Options::Load(std::span<const OptionSpec> table, const Sources& 
       if (value.spec->unit == Unit::kUnused) continue;
       std::string variable = "MOONCAKE_" + name;
       for (char& c : variable) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
-      const std::string text = sources.environment(variable);
+      std::string text = sources.environment(variable);
+      if (text.empty() && !value.spec->variable.empty()) {
+        variable = value.spec->variable;
+        text = sources.environment(variable);
+      }
       if (!text.empty()) MC_TRY_STATUS(set(value, text, OptionOrigin::kEnvironment, variable));
     }
   }
@@ -214,11 +230,15 @@ const Options::Value& Options::Find(std::string_view name) const {
 
 const std::string& Options::Text(std::string_view name) const { return Find(name).text; }
 bool Options::IsSet(std::string_view name) const { return !Find(name).text.empty(); }
-bool Options::Flag(std::string_view name) const { return ParseFlag(Find(name).text).value_or(false); }
+bool Options::Flag(std::string_view name) const {
+  return ParseFlag(Find(name).text).value_or(false);
+}
 std::uint64_t Options::Count(std::string_view name) const {
   return ParseNumber<std::uint64_t>(Find(name).text).value_or(0);
 }
-double Options::Number(std::string_view name) const { return ParseNumber<double>(Find(name).text).value_or(0); }
+double Options::Number(std::string_view name) const {
+  return ParseNumber<double>(Find(name).text).value_or(0);
+}
 std::uint64_t Options::SizeBytes(std::string_view name) const {
   const std::string& text = Find(name).text;
   return text.empty() ? 0 : ParseBytes(text).value_or(0);
@@ -230,7 +250,10 @@ mooncake::Duration Options::Duration(std::string_view name) const {
 
 std::vector<Options::Value> Options::Explain() const {
   std::vector<Value> all;
-  for (const OptionSpec* spec : order_) all.push_back(Find(spec->name));
+  for (const OptionSpec* spec : order_) {
+    Value& value = all.emplace_back(Find(spec->name));
+    if (spec->unit == Unit::kSecret && !value.text.empty()) value.text = "(set)";
+  }
   return all;
 }
 
@@ -241,8 +264,9 @@ std::string HelpText(std::span<const OptionSpec> table) {
     std::string flag = FlagName(spec.name);
     if (!spec.flag.empty()) flag += fmt::format(", --{}", spec.flag);
     if (!spec.choices.empty()) flag += fmt::format(" {}", spec.choices);
-    text += fmt::format("  {}\n      {}{}\n", flag, spec.help,
-                        spec.fallback.empty() ? std::string() : fmt::format(" Default: {}.", spec.fallback));
+    text += fmt::format(
+        "  {}\n      {}{}\n", flag, spec.help,
+        spec.fallback.empty() ? std::string() : fmt::format(" Default: {}.", spec.fallback));
   }
   return text;
 }

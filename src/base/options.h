@@ -1,5 +1,5 @@
-// One table per option: the configuration file, the environment, the command line, --help and the documentation all
-// read the same row. A later source wins: default, file, environment, flag.
+// One table per option: the configuration file, the environment, the command line, --help and the
+// documentation all read the same row. A later source wins: default, file, environment, flag.
 #pragma once
 
 #include <cstdint>
@@ -24,16 +24,20 @@ enum class Unit {
   kBytes,     ///< "512MiB" (base/units.h).
   kDuration,  ///< "250ms" (base/units.h).
   kChoice,    ///< One of `choices`.
+  kSecret,    ///< Anything; never shown.
   kUnused,    ///< Accepted because files that people have contain it; nothing here reads it.
 };
 
 struct OptionSpec {
-  std::string_view name;      ///< The key in the file, "kv_memory"; the flag is --kv-memory, the variable MOONCAKE_KV_MEMORY.
+  std::string_view name;      ///< The key in the file, "kv_memory"; the flag is --kv-memory, the
+                              ///< variable MOONCAKE_KV_MEMORY.
   std::string_view fallback;  ///< The default, as text; empty text is "not set".
   Unit unit;
   std::string_view help;          ///< A sentence; what the default means, if that is not plain.
   std::string_view choices = {};  ///< For kChoice: "prefill|decode|both".
   std::string_view flag = {};     ///< Another flag for it, without dashes ("label").
+  std::string_view variable =
+      {};  ///< Another variable for it, whole ("MC_REDIS_PASSWORD"); MOONCAKE_NAME wins.
 };
 
 enum class OptionOrigin { kDefault, kFile, kEnvironment, kFlag };
@@ -45,11 +49,14 @@ class Options {
   struct Sources {
     std::string file_name;     ///< For messages.
     std::string file_content;  ///< A JSON object of scalars; empty for no file.
-    std::function<std::string(const std::string& variable)> environment;       ///< Empty text means unset.
-    std::vector<std::pair<std::string, std::string>> flags;  ///< Name as in the table or alias, value.
+    std::function<std::string(const std::string& variable)>
+        environment;  ///< Empty text means unset.
+    std::vector<std::pair<std::string, std::string>>
+        flags;  ///< Name as in the table or alias, value.
   };
   /// Errors: kUnknownOption (names the nearest known one), kBadOptionValue, kBadConfigFile.
-  [[nodiscard]] static Result<Options> Load(std::span<const OptionSpec> table, const Sources& sources);
+  [[nodiscard]] static Result<Options> Load(std::span<const OptionSpec> table,
+                                            const Sources& sources);
 
   [[nodiscard]] const std::string& Text(std::string_view name) const;
   [[nodiscard]] bool Flag(std::string_view name) const;
@@ -57,11 +64,12 @@ class Options {
   [[nodiscard]] double Number(std::string_view name) const;
   [[nodiscard]] std::uint64_t SizeBytes(std::string_view name) const;
   [[nodiscard]] mooncake::Duration Duration(std::string_view name) const;
-  [[nodiscard]] bool IsSet(std::string_view name) const;  ///< By any source, or by a default that is not empty.
+  [[nodiscard]] bool IsSet(
+      std::string_view name) const;  ///< By any source, or by a default that is not empty.
 
   struct Value {
     const OptionSpec* spec;
-    std::string text;
+    std::string text;  ///< From Explain(): "(set)" for a secret.
     OptionOrigin origin = OptionOrigin::kDefault;
   };
   /// In the order of the table. For `mooncake config explain`.
@@ -76,7 +84,8 @@ class Options {
 /// "--kv-memory" of "kv_memory".
 [[nodiscard]] std::string FlagName(std::string_view option_name);
 /// The candidate with the smallest edit distance to `name`, if it is near enough to be meant.
-[[nodiscard]] std::optional<std::string> NearestName(std::string_view name, std::span<const std::string> candidates);
+[[nodiscard]] std::optional<std::string> NearestName(std::string_view name,
+                                                     std::span<const std::string> candidates);
 /// The rows as --help prints them: flag, default, help.
 [[nodiscard]] std::string HelpText(std::span<const OptionSpec> table);
 

@@ -14,6 +14,7 @@ constexpr OptionSpec kTable[] = {
     {"timeout", "30s", Unit::kDuration, "How long."},
     {"verify", "false", Unit::kFlag, "Whether."},
     {"mode", "", Unit::kUnused, ""},
+    {"password", "", Unit::kSecret, "A secret.", {}, {}, "MC_PASSWORD"},
 };
 
 Options::Sources File(std::string content) { return {"a.json", std::move(content), {}, {}}; }
@@ -34,6 +35,21 @@ TEST(Options, LaterSourcesWin) {
   EXPECT_EQ(options->Explain()[2].origin, OptionOrigin::kEnvironment);
 }
 
+TEST(Options, ASecretMayHaveAVariableOfAnotherNameAndIsNotShown) {
+  std::map<std::string, std::string> environment = {{"MC_PASSWORD", "of old"}};
+  Options::Sources sources;
+  sources.environment = [&environment](const std::string& name) { return environment[name]; };
+  Result<Options> options = Options::Load(kTable, sources);
+  ASSERT_TRUE(options);
+  EXPECT_EQ(options->Text("password"), "of old");
+  EXPECT_EQ(options->Explain().back().text, "(set)");
+  EXPECT_EQ(options->Explain().back().origin, OptionOrigin::kEnvironment);
+  environment["MOONCAKE_PASSWORD"] = "ours";
+  options = Options::Load(kTable, sources);
+  ASSERT_TRUE(options);
+  EXPECT_EQ(options->Text("password"), "ours");
+}
+
 TEST(Options, AnUnknownKeyNamesTheNearestKnownOne) {
   const Result<Options> options = Options::Load(kTable, File(R"({"kv_memroy": 1})"));
   ASSERT_TRUE(FailsWith(options, ErrorId::kUnknownOption));
@@ -41,9 +57,12 @@ TEST(Options, AnUnknownKeyNamesTheNearestKnownOne) {
 }
 
 TEST(Options, AValueOfTheWrongKindSaysWhichKindIsRight) {
-  EXPECT_TRUE(FailsWith(Options::Load(kTable, File(R"({"kv_memory": "lots"})")), ErrorId::kBadOptionValue));
-  EXPECT_TRUE(FailsWith(Options::Load(kTable, File(R"({"role": "chef"})")), ErrorId::kBadOptionValue));
-  EXPECT_TRUE(FailsWith(Options::Load(kTable, File(R"({"verify": [1]})")), ErrorId::kBadOptionValue));
+  EXPECT_TRUE(
+      FailsWith(Options::Load(kTable, File(R"({"kv_memory": "lots"})")), ErrorId::kBadOptionValue));
+  EXPECT_TRUE(
+      FailsWith(Options::Load(kTable, File(R"({"role": "chef"})")), ErrorId::kBadOptionValue));
+  EXPECT_TRUE(
+      FailsWith(Options::Load(kTable, File(R"({"verify": [1]})")), ErrorId::kBadOptionValue));
 }
 
 TEST(Options, ABrokenFileNamesTheLine) {

@@ -1,6 +1,6 @@
-// Tells ThreadSanitizer of an order that runs through another process, or through two mappings of one memory: one thread puts
-// bytes in place and somebody outside hears of it; what that somebody says makes another thread of ours read them. Nothing in
-// other builds.
+// Tells ThreadSanitizer of an order that runs through another process, or through two mappings of
+// one memory: one thread puts bytes in place and somebody outside hears of it; what that somebody
+// says makes another thread of ours read them. Nothing in other builds.
 #pragma once
 
 #ifdef __SANITIZE_THREAD__

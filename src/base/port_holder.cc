@@ -15,7 +15,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// A line of /proc/net/tcp: "sl local rem st tx:rx tr:when retr uid timeout inode"; state 0A is LISTEN.
+// A line of /proc/net/tcp: "sl local rem st tx:rx tr:when retr uid timeout inode"; state 0A is
+// LISTEN.
 std::optional<std::string> InodeOfListener(const char* table, std::uint16_t port) {
   std::ifstream file(table);
   std::string line;
@@ -23,7 +24,8 @@ std::optional<std::string> InodeOfListener(const char* table, std::uint16_t port
   while (std::getline(file, line)) {
     std::istringstream fields(line);
     std::string slot, local, remote, state, queues, timer, retries, uid, timeout, inode;
-    fields >> slot >> local >> remote >> state >> queues >> timer >> retries >> uid >> timeout >> inode;
+    fields >> slot >> local >> remote >> state >> queues >> timer >> retries >> uid >> timeout >>
+        inode;
     const std::size_t colon = local.rfind(':');
     if (state != "0A" || colon == std::string::npos) continue;
     unsigned found = 0;
@@ -35,7 +37,8 @@ std::optional<std::string> InodeOfListener(const char* table, std::uint16_t port
 
 bool HoldsSocket(const fs::path& process, const std::string& link) {
   std::error_code ignored;
-  for (fs::directory_iterator it(process / "fd", ignored), end; !ignored && it != end; it.increment(ignored)) {
+  for (fs::directory_iterator it(process / "fd", ignored), end; !ignored && it != end;
+       it.increment(ignored)) {
     if (fs::read_symlink(it->path(), ignored).string() == link) return true;
   }
   return false;
@@ -49,7 +52,8 @@ std::string FindPortHolder(const Endpoint& endpoint) {
   if (!inode) return {};
   const std::string link = fmt::format("socket:[{}]", *inode);
   std::error_code ignored;
-  for (fs::directory_iterator it("/proc", ignored), end; !ignored && it != end; it.increment(ignored)) {
+  for (fs::directory_iterator it("/proc", ignored), end; !ignored && it != end;
+       it.increment(ignored)) {
     const std::string name = it->path().filename().string();
     if (name.find_first_not_of("0123456789") != std::string::npos) continue;
     if (!HoldsSocket(it->path(), link)) continue;

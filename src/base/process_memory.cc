@@ -24,14 +24,16 @@ Result<std::size_t> Check(ssize_t count, std::int64_t process, const char* call)
 Result<std::size_t> ReadProcessMemory(std::int64_t process, std::span<const iovec> local,
                                       std::span<const iovec> remote) {
   MC_ASSERT(local.size() <= kProcessRangesMax && remote.size() <= kProcessRangesMax);
-  return Check(::process_vm_readv(static_cast<pid_t>(process), local.data(), local.size(), remote.data(), remote.size(), 0),
+  return Check(::process_vm_readv(static_cast<pid_t>(process), local.data(), local.size(),
+                                  remote.data(), remote.size(), 0),
                process, "process_vm_readv");
 }
 
 Result<std::size_t> WriteProcessMemory(std::int64_t process, std::span<const iovec> local,
                                        std::span<const iovec> remote) {
   MC_ASSERT(local.size() <= kProcessRangesMax && remote.size() <= kProcessRangesMax);
-  return Check(::process_vm_writev(static_cast<pid_t>(process), local.data(), local.size(), remote.data(), remote.size(), 0),
+  return Check(::process_vm_writev(static_cast<pid_t>(process), local.data(), local.size(),
+                                   remote.data(), remote.size(), 0),
                process, "process_vm_writev");
 }
 

@@ -1,7 +1,8 @@
 // Result<T>: a value, or an Error that tells its reader what to do.
 //
-// An error has a stable id ("E005") from the one catalogue in error_catalogue.cc, which holds its title and
-// its remedy; the place that decides which error it is adds the context only it knows. MC_TRY passes errors up.
+// An error has a stable id ("E005") from the one catalogue in error_catalogue.cc, which holds its
+// title and its remedy; the place that decides which error it is adds the context only it knows.
+// MC_TRY passes errors up.
 #pragma once
 
 #include <cstdint>
@@ -19,17 +20,17 @@ enum class Errc : std::uint8_t {
   kNoSpace,          ///< An answer rather than a failure: free something, or refuse.
   kTryAgain,         ///< Busy: make progress, repeat the same call.
   kPeerGone,         ///< This peer is dead or unreachable: reconnect; others are fine.
-  kUnavailable,      ///< A service that we depend on does not answer: keep what is known, retry later.
-  kUnknownOutcome,   ///< Timed out: the remote write may still land, so quarantine its target.
-  kCancelled,        ///< The caller asked for it; buffers are no longer touched.
-  kDenied,           ///< No right to do this: never retry with the same credentials.
-  kCorrupt,          ///< Checksum or format: never retry, never cache.
-  kUnsupported,      ///< Not on this machine or with this peer: use another way.
-  kInternal,         ///< Our own bug, caught.
+  kUnavailable,  ///< A service that we depend on does not answer: keep what is known, retry later.
+  kUnknownOutcome,  ///< Timed out: the remote write may still land, so quarantine its target.
+  kCancelled,       ///< The caller asked for it; buffers are no longer touched.
+  kDenied,          ///< No right to do this: never retry with the same credentials.
+  kCorrupt,         ///< Checksum or format: never retry, never cache.
+  kUnsupported,     ///< Not on this machine or with this peer: use another way.
+  kInternal,        ///< Our own bug, caught.
 };
 
-/// Stable: a number is never reused. 0xx start and configuration, 1xx peers and connections, 2xx moving bytes,
-/// 3xx memory, 5xx instances, 9xx our own faults. The catalogue has a row for each.
+/// Stable: a number is never reused. 0xx start and configuration, 1xx peers and connections, 2xx
+/// moving bytes, 3xx memory, 5xx instances, 9xx our own faults. The catalogue has a row for each.
 enum class ErrorId : std::uint16_t {
   kUnknownOption = 1,
   kBadOptionValue = 2,
@@ -137,9 +138,10 @@ using Status = Result<void>;
 #define MC_CONCAT_INNER(a, b) a##b
 #define MC_CONCAT(a, b) MC_CONCAT_INNER(a, b)
 
-/// MC_TRY(const int x, F());  or  MC_TRY_STATUS(F());  The only macros that hide a `return`. In coroutines: MC_CO_TRY.
-#define MC_TRY_IMPL(ret, tmp, declaration, ...)            \
-  auto tmp = (__VA_ARGS__);                                \
+/// MC_TRY(const int x, F());  or  MC_TRY_STATUS(F());  The only macros that hide a `return`. In
+/// coroutines: MC_CO_TRY.
+#define MC_TRY_IMPL(ret, tmp, declaration, ...)           \
+  auto tmp = (__VA_ARGS__);                               \
   if (!tmp) ret ::mooncake::Fail(std::move(tmp).error()); \
   declaration = std::move(tmp).value()
 #define MC_TRY(declaration, ...) \

@@ -1,4 +1,5 @@
-// Coroutines: Task<T> is what control flows are made of, Spawn() starts one, OneShot<T> lets one wait for another.
+// Coroutines: Task<T> is what control flows are made of, Spawn() starts one, OneShot<T> lets one
+// wait for another.
 #pragma once
 
 #include <boost/asio/any_io_executor.hpp>
@@ -16,15 +17,16 @@
 namespace mooncake {
 
 /// A lazily started coroutine. It runs on the loop that awaits it, from one suspension to the next.
-/// GCC 12 mishandles some temporaries inside a co_await expression: name the operand, then await it.
+/// GCC 12 mishandles some temporaries inside a co_await expression: name the operand, then await
+/// it.
 template <class T = void>
 using Task = boost::asio::awaitable<T>;
 
 /// One loop: everything posted to it runs on one thread, in order.
 using Executor = boost::asio::any_io_executor;
 
-/// Runs `task` on `executor` until it ends; nobody waits for it. What it uses must live as long as it
-/// does: pass it a shared_ptr to its own state. No exception may leave it.
+/// Runs `task` on `executor` until it ends; nobody waits for it. What it uses must live as long as
+/// it does: pass it a shared_ptr to its own state. No exception may leave it.
 void Spawn(const Executor& executor, Task<void> task);
 
 /// Runs `work` on `executor`, after what is queued there.
@@ -56,8 +58,8 @@ class Waiter final : public WaiterBase {
 
 }  // namespace internal
 
-/// One value, set once, awaited once, both on the same loop. The first Set() wins, later ones do nothing:
-/// an answer, a timeout and a broken connection may race for it.
+/// One value, set once, awaited once, both on the same loop. The first Set() wins, later ones do
+/// nothing: an answer, a timeout and a broken connection may race for it.
 template <class T>
 class OneShot {
  public:
@@ -87,7 +89,8 @@ class OneShot {
   std::unique_ptr<internal::WaiterBase> waiter_;
 };
 
-/// Wakes whoever waits, again and again; one waiter, one loop. Notify() before Wait() is remembered.
+/// Wakes whoever waits, again and again; one waiter, one loop. Notify() before Wait() is
+/// remembered.
 class Signal {
  public:
   void Notify() {
@@ -111,7 +114,8 @@ class Signal {
   std::unique_ptr<internal::WaiterBase> waiter_;
 };
 
-/// Counts the coroutines of one loop that use an owner, so that it can wait for them before it goes.
+/// Counts the coroutines of one loop that use an owner, so that it can wait for them before it
+/// goes.
 class TaskGroup {
  public:
   /// Held by a coroutine while it runs.

@@ -1,4 +1,5 @@
-// Runs one coroutine on the control loop of a real World and waits for it: the bridge from a test to the loops.
+// Runs one coroutine on the control loop of a real World and waits for it: the bridge from a test
+// to the loops.
 #pragma once
 
 #include <functional>

@@ -16,10 +16,13 @@ struct Quantity {
 };
 
 Result<Quantity> Split(std::string_view text) {
-  while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back()))) text.remove_suffix(1);
-  while (!text.empty() && std::isspace(static_cast<unsigned char>(text.front()))) text.remove_prefix(1);
+  while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back())))
+    text.remove_suffix(1);
+  while (!text.empty() && std::isspace(static_cast<unsigned char>(text.front())))
+    text.remove_prefix(1);
   Quantity quantity{};
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), quantity.number);
+  const auto [end, error] =
+      std::from_chars(text.data(), text.data() + text.size(), quantity.number);
   if (error != std::errc{} || !std::isfinite(quantity.number) || quantity.number < 0) {
     return Fail(ErrorId::kBadOptionValue, fmt::format("\"{}\" is not a number with a unit", text));
   }
@@ -38,24 +41,35 @@ struct Scale {
 
 constexpr double kKi = 1024.0;
 constexpr std::array kByteScales = {
-    Scale{"", 1},           Scale{"b", 1},
-    Scale{"k", kKi},        Scale{"kb", kKi},         Scale{"kib", kKi},
-    Scale{"m", kKi * kKi},  Scale{"mb", kKi * kKi},   Scale{"mib", kKi * kKi},
-    Scale{"g", kKi * kKi * kKi},       Scale{"gb", kKi * kKi * kKi},
-    Scale{"gib", kKi * kKi * kKi},     Scale{"t", kKi * kKi * kKi * kKi},
-    Scale{"tb", kKi * kKi * kKi * kKi}, Scale{"tib", kKi * kKi * kKi * kKi},
+    Scale{"", 1},
+    Scale{"b", 1},
+    Scale{"k", kKi},
+    Scale{"kb", kKi},
+    Scale{"kib", kKi},
+    Scale{"m", kKi* kKi},
+    Scale{"mb", kKi* kKi},
+    Scale{"mib", kKi* kKi},
+    Scale{"g", kKi* kKi* kKi},
+    Scale{"gb", kKi* kKi* kKi},
+    Scale{"gib", kKi* kKi* kKi},
+    Scale{"t", kKi* kKi* kKi* kKi},
+    Scale{"tb", kKi* kKi* kKi* kKi},
+    Scale{"tib", kKi* kKi* kKi* kKi},
 };
-constexpr std::array kTimeScales = {Scale{"", 1e9},  Scale{"ns", 1},  Scale{"us", 1e3}, Scale{"ms", 1e6},
-                                    Scale{"s", 1e9}, Scale{"m", 60e9}, Scale{"min", 60e9}, Scale{"h", 3600e9}};
+constexpr std::array kTimeScales = {Scale{"", 1e9},     Scale{"ns", 1},    Scale{"us", 1e3},
+                                    Scale{"ms", 1e6},   Scale{"s", 1e9},   Scale{"m", 60e9},
+                                    Scale{"min", 60e9}, Scale{"h", 3600e9}};
 
 template <std::size_t N>
-Result<double> Apply(std::string_view text, const std::array<Scale, N>& scales, std::string_view example) {
+Result<double> Apply(std::string_view text, const std::array<Scale, N>& scales,
+                     std::string_view example) {
   MC_TRY(const Quantity quantity, Split(text));
   for (const Scale& scale : scales) {
     if (scale.suffix == quantity.suffix) return quantity.number * scale.factor;
   }
   return Fail(ErrorId::kBadOptionValue,
-              fmt::format("\"{}\" has the unknown unit \"{}\" (for example {})", text, quantity.suffix, example));
+              fmt::format("\"{}\" has the unknown unit \"{}\" (for example {})", text,
+                          quantity.suffix, example));
 }
 
 }  // namespace
@@ -63,7 +77,8 @@ Result<double> Apply(std::string_view text, const std::array<Scale, N>& scales, 
 Result<std::uint64_t> ParseBytes(std::string_view text) {
   MC_TRY(const double bytes, Apply(text, kByteScales, "512MiB"));
   constexpr double kBytesMax = 9.0e18;
-  if (bytes > kBytesMax) return Fail(ErrorId::kBadOptionValue, fmt::format("\"{}\" is too large", text));
+  if (bytes > kBytesMax)
+    return Fail(ErrorId::kBadOptionValue, fmt::format("\"{}\" is too large", text));
   return static_cast<std::uint64_t>(std::llround(bytes));
 }
 

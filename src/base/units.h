@@ -10,8 +10,9 @@
 
 namespace mooncake {
 
-/// Accepts a plain number of bytes, or one with B, KB, MB, GB, TB (1024-based, as the field uses them), KiB … TiB,
-/// any case, with or without a space. Negative, fractional bytes and overflow are errors (kBadOptionValue).
+/// Accepts a plain number of bytes, or one with B, KB, MB, GB, TB (1024-based, as the field uses
+/// them), KiB … TiB, any case, with or without a space. Negative, fractional bytes and overflow are
+/// errors (kBadOptionValue).
 [[nodiscard]] Result<std::uint64_t> ParseBytes(std::string_view text);
 /// "1.5 GiB"; exact multiples have no fraction.
 [[nodiscard]] std::string FormatBytes(std::uint64_t bytes);

@@ -18,7 +18,8 @@ Task<void> Clock::SleepFor(Executor executor, Duration duration) {
   co_await SleepUntil(std::move(executor), when);
 }
 
-Task<bool> WaitUntil(Clock& clock, Executor executor, std::shared_ptr<OneShot<bool>> event, Instant deadline) {
+Task<bool> WaitUntil(Clock& clock, Executor executor, std::shared_ptr<OneShot<bool>> event,
+                     Instant deadline) {
   const std::unique_ptr<Timer> timer = clock.MakeTimer(executor);
   if (deadline != kNever) timer->At(deadline, [event] { event->Set(false); });
   co_return co_await event->Get();

@@ -1,4 +1,5 @@
-// What every command of the program is made of: a table of options, a text for --help, and a function.
+// What every command of the program is made of: a table of options, a text for --help, and a
+// function.
 #pragma once
 
 #include <span>

@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "cli/command.h"
+#include "directory/http/metadata_server.h"
 #include "directory/memory/directory_server.h"
 #include "wire/port_server.h"
 
@@ -13,11 +14,14 @@ namespace {
 
 constexpr OptionSpec kOptions[] = {
     {"listen", "0.0.0.0:7700", Unit::kText, "Address and port to listen at."},
+    {"http", "false", Unit::kFlag,
+     "Also serve /metadata on that port, as the HTTP metadata service of the public project."},
     {"log_level", "info", Unit::kChoice, "What is logged to stderr.", "debug|info|warn|error|off"},
 };
 
 int RunDirectory(CommandInput& input) {
-  if (!input.words.empty()) return Report({ErrorId::kUsage, fmt::format("\"{}\" is no flag", input.words[0])});
+  if (!input.words.empty())
+    return Report({ErrorId::kUsage, fmt::format("\"{}\" is no flag", input.words[0])});
   SetLogLevel(input.options.Text("log_level"));
   World& world = input.real.world();
   const Result<Endpoint> at = ParseEndpoint(input.options.Text("listen"));
@@ -32,18 +36,31 @@ int RunDirectory(CommandInput& input) {
   Metrics metrics;
   const auto port = std::make_shared<PortServer>(world, metrics, PortServerOptions{});
   const auto server = std::make_shared<DirectoryServer>(world);
-  const Identity identity{world.random.DrawInstanceId(), 1, "directory", world.network.host(), MOONCAKE_VERSION};
+  const Identity identity{world.random.DrawInstanceId(), 1, "directory", world.network.host(),
+                          MOONCAKE_VERSION};
   port->introduce = [identity] { return Introduction{identity, {}, {}}; };
-  port->on_http = [&metrics](HttpExchange& exchange) -> Task<void> {
-    const bool known = exchange.request().path() == "/metrics" || exchange.request().path() == "/health";
-    auto respond = exchange.Respond(known ? 200 : 404, "text/plain; version=0.0.4", known ? metrics.Text() : "", {});
+  const auto metadata =
+      input.options.Flag("http") ? std::make_shared<MetadataServer>(world) : nullptr;
+  port->on_http = [&metrics, metadata](HttpExchange& exchange) -> Task<void> {
+    if (metadata && MetadataServer::Serves(exchange.request())) {
+      auto serve = metadata->Handle(exchange);
+      co_await std::move(serve);
+      co_return;
+    }
+    const bool known =
+        exchange.request().path() == "/metrics" || exchange.request().path() == "/health";
+    auto respond = exchange.Respond(known ? 200 : 404, "text/plain; version=0.0.4",
+                                    known ? metrics.Text() : "", {});
     const Status sent = co_await std::move(respond);
     static_cast<void>(sent);
   };
   server->AddTo(port->router);
   std::shared_ptr<Listener> shared = std::move(*listener);
   Post(world.control, [port, shared] { port->Serve(shared); });
-  fmt::print("the directory is ready: metadata_server = \"mooncake://{}\"\n", ToString(bound));
+  const std::string or_http =
+      metadata ? fmt::format(" or \"http://{}/metadata\"", ToString(bound)) : "";
+  fmt::print("the directory is ready: metadata_server = \"mooncake://{}\"{}\n", ToString(bound),
+             or_http);
   std::fflush(stdout);
   stop->get_future().wait();
   std::promise<void> closed;
@@ -60,9 +77,13 @@ int RunDirectory(CommandInput& input) {
 const Command kDirectoryCommand = {
     "directory",
     "Carries the directory for several hosts, without etcd",
-    "directory [--listen ADDRESS:PORT]",
-    "Instances find it with metadata_server = \"mooncake://HOST:PORT\". It keeps records in memory only: after a restart the\n"
-    "living instances register again by themselves within seconds. On a single host it is not needed.\n",
+    "directory [--listen ADDRESS:PORT] [--http]",
+    "Instances find it with metadata_server = \"mooncake://HOST:PORT\", with --http also with "
+    "\"http://HOST:PORT/metadata\";\n"
+    "those of one cluster use one of the two. It keeps records in memory only: after a restart "
+    "the\n"
+    "living instances register again by themselves within seconds. On a single host it is not "
+    "needed.\n",
     kOptions,
     &RunDirectory,
 };

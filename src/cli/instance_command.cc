@@ -14,7 +14,8 @@ namespace mooncake {
 namespace {
 
 int RunInstance(CommandInput& input) {
-  if (!input.words.empty()) return Report({ErrorId::kUsage, fmt::format("\"{}\" is no flag", input.words[0])});
+  if (!input.words.empty())
+    return Report({ErrorId::kUsage, fmt::format("\"{}\" is no flag", input.words[0])});
   SetLogLevel(input.options.Text("log_level"));
   World& world = input.real.world();
   const auto stop = std::make_shared<std::promise<void>>();
@@ -22,10 +23,12 @@ int RunInstance(CommandInput& input) {
     if (!std::exchange(*told, true)) stop->set_value();
   });
   const CopyEngine copy = CopyEngine::Measure(world.clock);
-  Result<std::unique_ptr<Instance>> instance = Instance::Open(world, input.options, copy, AddTransports);
+  Result<std::unique_ptr<Instance>> instance =
+      Instance::Open(world, input.options, copy, AddTransports);
   if (!instance) return Report(instance.error());
   Endpoint at = (*instance)->endpoint();
-  if (at.address.is_unspecified()) at.address = IpAddress::LoopbackV4();  // it listens everywhere; a person needs an address
+  if (at.address.is_unspecified())
+    at.address = IpAddress::LoopbackV4();  // it listens everywhere; a person needs an address
   fmt::print("{} is ready at http://{}\n", (*instance)->label(), ToString(at));
   std::fflush(stdout);
   stop->get_future().wait();
@@ -40,9 +43,12 @@ const Command kInstanceCommand = {
     "instance",
     "Runs one prefill or decode instance",
     "instance [--config FILE] [--role prefill|decode|both] [flags]",
-    "It serves the OpenAI completions API (POST /v1/completions), finds its partners in the directory and moves the KV\n"
-    "cache between them over the best path there is. GET / on its port is a live view of the cluster.\n\n"
-    "Example: mooncake instance --role prefill   and in another terminal   mooncake instance --role decode\n"
+    "It serves the OpenAI completions API (POST /v1/completions), finds its partners in the "
+    "directory and moves the KV\n"
+    "cache between them over the best path there is. GET / on its port is a live view of the "
+    "cluster.\n\n"
+    "Example: mooncake instance --role prefill   and in another terminal   mooncake instance "
+    "--role decode\n"
     "Ends with SIGTERM or SIGINT, after the requests it has.\n",
     InstanceOptions(),
     &RunInstance,

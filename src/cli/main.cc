@@ -1,8 +1,9 @@
-// mooncake COMMAND [FLAGS]: finds the command, reads its flags, its file and the environment, and runs it.
-#include <CLI/CLI.hpp>
+// mooncake COMMAND [FLAGS]: finds the command, reads its flags, its file and the environment, and
+// runs it.
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <CLI/CLI.hpp>
 #include <array>
 #include <cstdio>
 
@@ -12,9 +13,9 @@ namespace mooncake {
 
 std::span<const Command> Commands() {
   static const std::array commands = {
-      kInstanceCommand,     kStatusCommand, kDirectoryCommand, kReplayCommand,  kTraceGenerateCommand,
-      kTraceInspectCommand, kModelsCommand, kExplainCommand,   kOptionsCommand, kConfigExplainCommand,
-      kBenchTransferCommand};
+      kInstanceCommand,      kStatusCommand,        kDirectoryCommand,    kReplayCommand,
+      kTraceGenerateCommand, kTraceInspectCommand,  kModelsCommand,       kExplainCommand,
+      kOptionsCommand,       kConfigExplainCommand, kBenchTransferCommand};
   return commands;
 }
 
@@ -29,16 +30,24 @@ constexpr std::uint64_t kConfigBytesMax = 1 << 20;
 
 std::string HelpOf(const Command& command) {
   return fmt::format(
-      "{}\n\nUsage: mooncake {}\n\n{}\n{}\nEvery option can also stand in the file given with --config FILE (JSON, by the "
-      "same name with underscores)\nor in the environment (MOONCAKE_NAME). A flag wins over the environment, that over the file.\n\n"
+      "{}\n\nUsage: mooncake {}\n\n{}\n{}\nEvery option can also stand in the file given with "
+      "--config FILE (JSON, by the "
+      "same name with underscores)\nor in the environment (MOONCAKE_NAME). A flag wins over the "
+      "environment, that over the file.\n\n"
       "Exit codes: 0 done, 1 failed, 2 the command line or the configuration cannot be used.\n",
-      command.summary, command.usage, command.text, command.options.empty() ? "" : "\nOptions:\n" + HelpText(command.options));
+      command.summary, command.usage, command.text,
+      command.options.empty() ? "" : "\nOptions:\n" + HelpText(command.options));
 }
 
 std::string Overview() {
-  std::string text = "mooncake moves, keeps and places the KV cache of large language models.\n\nCommands:\n";
-  for (const Command& command : Commands()) text += fmt::format("  {:<16} {}\n", command.name, command.summary);
-  return text + "  help [COMMAND]   This text, or that of a command\n  version          The version\n\nTry it: mooncake instance --role prefill   and, in another terminal:   mooncake instance --role decode\n";
+  std::string text =
+      "mooncake moves, keeps and places the KV cache of large language models.\n\nCommands:\n";
+  for (const Command& command : Commands())
+    text += fmt::format("  {:<16} {}\n", command.name, command.summary);
+  return text +
+         "  help [COMMAND]   This text, or that of a command\n  version          The "
+         "version\n\nTry it: mooncake instance --role prefill   and, in another terminal:   "
+         "mooncake instance --role decode\n";
 }
 
 // The command whose name the first words are, and how many words that takes.
@@ -61,7 +70,8 @@ Error UnknownCommand(const std::string& name) {
   for (const Command& command : Commands()) names.emplace_back(command.name);
   const std::optional<std::string> nearest = NearestName(name, names);
   return {ErrorId::kUsage, fmt::format("there is no command \"{}\"{}", name,
-                                       nearest ? fmt::format("; did you mean \"{}\"?", *nearest) : "; `mooncake help` lists them")};
+                                       nearest ? fmt::format("; did you mean \"{}\"?", *nearest)
+                                               : "; `mooncake help` lists them")};
 }
 
 struct ParsedFlags {
@@ -83,15 +93,20 @@ Result<ParsedFlags> ParseFlags(const Command& command, std::vector<std::string> 
     if (spec.unit == Unit::kUnused) continue;
     std::string names = FlagName(spec.name);
     known.push_back(names);
-    if (const std::string with_underscores = "--" + std::string(spec.name); with_underscores != names) names += "," + with_underscores;
+    if (const std::string with_underscores = "--" + std::string(spec.name);
+        with_underscores != names)
+      names += "," + with_underscores;
     if (!spec.flag.empty()) {
       names += ",--" + std::string(spec.flag);
       known.push_back("--" + std::string(spec.flag));
     }
     const std::string name(spec.name);
-    const auto keep = [&parsed, name](const std::string& value) { parsed.sources.flags.emplace_back(name, value); };
+    const auto keep = [&parsed, name](const std::string& value) {
+      parsed.sources.flags.emplace_back(name, value);
+    };
     if (spec.unit == Unit::kFlag) {
-      app.add_flag_function(names + "{true}", [keep](std::int64_t count) { keep(count > 0 ? "true" : "false"); });
+      app.add_flag_function(names + "{true}",
+                            [keep](std::int64_t count) { keep(count > 0 ? "true" : "false"); });
     } else {
       app.add_option_function<std::string>(names, keep)->take_last();
     }
@@ -105,8 +120,10 @@ Result<ParsedFlags> ParseFlags(const Command& command, std::vector<std::string> 
   for (const std::string& rest : app.remaining()) {
     if (rest.size() > 1 && rest.front() == '-') {
       const std::optional<std::string> nearest = NearestName(rest.substr(0, rest.find('=')), known);
-      return Fail(ErrorId::kUnknownOption,
-                  fmt::format("\"{}\"{}", rest, nearest ? fmt::format("; did you mean \"{}\"?", *nearest) : std::string()));
+      return Fail(
+          ErrorId::kUnknownOption,
+          fmt::format("\"{}\"{}", rest,
+                      nearest ? fmt::format("; did you mean \"{}\"?", *nearest) : std::string()));
     }
     parsed.words.push_back(rest);
   }
@@ -129,7 +146,8 @@ int Main(std::vector<std::string> words) {
   std::size_t taken = 0;
   const Command* const command = FindCommand(words, taken);
   if (command == nullptr) return Report(UnknownCommand(words[0]));
-  Result<ParsedFlags> flags = ParseFlags(*command, {words.begin() + static_cast<std::ptrdiff_t>(taken), words.end()});
+  Result<ParsedFlags> flags =
+      ParseFlags(*command, {words.begin() + static_cast<std::ptrdiff_t>(taken), words.end()});
   if (!flags) return Report(Within("mooncake " + std::string(command->name), flags.error()));
   if (flags->help) {
     fmt::print("{}", HelpOf(*command));
@@ -142,7 +160,9 @@ int Main(std::vector<std::string> words) {
     flags->sources.file_name = flags->config;
     flags->sources.file_content = content->empty() ? " " : std::move(*content);
   }
-  flags->sources.environment = [](const std::string& variable) { return ReadEnvironment(variable.c_str()); };
+  flags->sources.environment = [](const std::string& variable) {
+    return ReadEnvironment(variable.c_str());
+  };
   Result<Options> options = Options::Load(command->options, flags->sources);
   if (!options) return Report(options.error());
   CommandInput input{real, std::move(*options), std::move(flags->words)};

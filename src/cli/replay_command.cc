@@ -14,15 +14,20 @@ namespace mooncake {
 namespace {
 
 constexpr OptionSpec kOptions[] = {
-    {"trace", "", Unit::kText, "The trace: one JSON object a line with timestamp, input_length, output_length, hash_ids."},
-    {"to", "", Unit::kText, "Instances to send to, in turn: http://host:port, separated by commas."},
-    {"speed", "1", Unit::kNumber, "Of the trace's own time: 10 is ten times as fast; 0 sends as fast as --concurrency allows."},
+    {"trace", "", Unit::kText,
+     "The trace: one JSON object a line with timestamp, input_length, output_length, hash_ids."},
+    {"to", "", Unit::kText,
+     "Instances to send to, in turn: http://host:port, separated by commas."},
+    {"speed", "1", Unit::kNumber,
+     "Of the trace's own time: 10 is ten times as fast; 0 sends as fast as --concurrency allows."},
     {"limit", "", Unit::kCount, "Only the first so many requests."},
     {"duration", "", Unit::kDuration,
-     "Send no request after this time; those on their way are waited for. Without a value: all are sent."},
+     "Send no request after this time; those on their way are waited for. Without a value: all are "
+     "sent."},
     {"concurrency", "64", Unit::kCount, "Requests on their way at once."},
     {"timeout", "60s", Unit::kDuration, "Of one request."},
-    {"verify", "false", Unit::kFlag, "Compare every answer with that of one undivided computation."},
+    {"verify", "false", Unit::kFlag,
+     "Compare every answer with that of one undivided computation."},
     {"json", "", Unit::kText, "Write the report to this file too, as JSON."},
 };
 
@@ -31,15 +36,18 @@ constexpr std::uint64_t kTraceBytesMax = std::uint64_t{4} << 30;
 std::string ProgressLine(const ReplayProgress& progress, std::size_t total) {
   constexpr std::size_t kBarWidth = 20;
   const ReplayReport& report = progress.report;
-  const std::size_t filled = total == 0 ? kBarWidth : kBarWidth * std::min<std::size_t>(report.finished(), total) / total;
+  const std::size_t filled =
+      total == 0 ? kBarWidth : kBarWidth * std::min<std::size_t>(report.finished(), total) / total;
   const double seconds = std::max(1e-3, std::chrono::duration<double>(progress.elapsed).count());
-  return fmt::format("[{}{}] {}/{} {:.1f}/s  first token p50 {:.1f} ms  moved {}  failed {}", std::string(filled, '#'),
-                     std::string(kBarWidth - filled, '.'), report.finished(), total,
-                     static_cast<double>(report.finished()) / seconds, report.first_token_ms(0.5), FormatBytes(report.moved_bytes()),
+  return fmt::format("[{}{}] {}/{} {:.1f}/s  first token p50 {:.1f} ms  moved {}  failed {}",
+                     std::string(filled, '#'), std::string(kBarWidth - filled, '.'),
+                     report.finished(), total, static_cast<double>(report.finished()) / seconds,
+                     report.first_token_ms(0.5), FormatBytes(report.moved_bytes()),
                      report.failed());
 }
 
-// Tells how far a replay is: on a terminal a view drawn in place, else a line to stderr now and then.
+// Tells how far a replay is: on a terminal a view drawn in place, else a line to stderr now and
+// then.
 class Progress {
  public:
   explicit Progress(std::size_t total) : total_(total) {}
@@ -48,13 +56,15 @@ class Progress {
     const std::optional<TerminalSize> terminal = FindTerminal();
     if (!terminal) return ShowLine(progress);
     std::string text = ProgressLine(progress, total_) + "\n\n";
-    if (progress.now != nullptr) text += RenderCluster(*progress.now, progress.before, {.color = WantsColor()});
+    if (progress.now != nullptr)
+      text += RenderCluster(*progress.now, progress.before, {.color = WantsColor()});
     Write(block_.Draw(text, *terminal));
   }
 
   // Makes room for the report.
   void Clear() {
-    if (const std::optional<TerminalSize> terminal = FindTerminal()) Write(block_.Draw("", *terminal));
+    if (const std::optional<TerminalSize> terminal = FindTerminal())
+      Write(block_.Draw("", *terminal));
   }
 
  private:
@@ -87,9 +97,11 @@ Result<std::vector<HttpUrl>> ParseTargets(std::string_view list) {
 }
 
 int RunReplay(CommandInput& input) {
-  if (!input.words.empty()) return Report({ErrorId::kUsage, fmt::format("\"{}\" is no flag", input.words[0])});
+  if (!input.words.empty())
+    return Report({ErrorId::kUsage, fmt::format("\"{}\" is no flag", input.words[0])});
   for (const char* needed : {"trace", "to"}) {
-    if (!input.options.IsSet(needed)) return Report({ErrorId::kUsage, fmt::format("--{} is needed", needed)});
+    if (!input.options.IsSet(needed))
+      return Report({ErrorId::kUsage, fmt::format("--{} is needed", needed)});
   }
   World& world = input.real.world();
   const std::string& file = input.options.Text("trace");
@@ -115,14 +127,17 @@ int RunReplay(CommandInput& input) {
   progress.Clear();
   if (!result) return Report(result.error());
   const Trace sent(trace->begin(), trace->begin() + static_cast<std::ptrdiff_t>(result->sent));
-  const ReplayFacts facts{InspectTrace(sent), result->took, options.verify, trace->size() - result->sent, result->moved};
+  const ReplayFacts facts{InspectTrace(sent), result->took, options.verify,
+                          trace->size() - result->sent, result->moved};
   fmt::print("{}", result->report.Text(facts));
   if (input.options.IsSet("json")) {
-    const Status written = world.files.Write(input.options.Text("json"), result->report.Json(facts));
+    const Status written =
+        world.files.Write(input.options.Text("json"), result->report.Json(facts));
     if (!written) return Report(written.error());
   }
   if (result->report.wrong() > 0) {
-    return Report({ErrorId::kWrongAnswer, fmt::format("{} of {} answers", result->report.wrong(), result->report.finished())});
+    return Report({ErrorId::kWrongAnswer, fmt::format("{} of {} answers", result->report.wrong(),
+                                                      result->report.finished())});
   }
   return result->report.failed() == 0 ? kExitOk : kExitFailed;
 }
@@ -133,9 +148,11 @@ const Command kReplayCommand = {
     "replay",
     "Sends a trace of requests to running instances and reports",
     "replay --trace FILE --to URL[,URL...] [flags]",
-    "Prints latencies, throughput, the bytes of KV cache moved over each path and the share of prompts found in caches.\n"
+    "Prints latencies, throughput, the bytes of KV cache moved over each path and the share of "
+    "prompts found in caches.\n"
     "On a terminal it shows meanwhile what the instances do.\n\n"
-    "Example: mooncake replay --trace day.jsonl --to http://127.0.0.1:8100 --speed 10 --limit 500 --verify\n"
+    "Example: mooncake replay --trace day.jsonl --to http://127.0.0.1:8100 --speed 10 --limit 500 "
+    "--verify\n"
     "Fails if a request failed or an answer was wrong.\n",
     kOptions,
     &RunReplay,

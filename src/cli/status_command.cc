@@ -26,6 +26,14 @@ constexpr OptionSpec kOptions[] = {
      "Without a URL: the directory that lists the instances. Without a value: this host's own.",
      {},
      "directory"},
+    {"redis_password",
+     "",
+     Unit::kSecret,
+     "The password of a redis:// directory that is written without one. Also read from "
+     "MC_REDIS_PASSWORD.",
+     {},
+     {},
+     "MC_REDIS_PASSWORD"},
     {"cluster", "default", Unit::kText, "Without a URL: the cluster whose instances are meant."},
 };
 
@@ -190,7 +198,8 @@ int RunStatus(CommandInput& input) {
   const std::string& cluster = input.options.Text("cluster");
   if (targets.empty()) {
     Result<std::unique_ptr<Directory>> opened =
-        OpenDirectory(world, input.options.Text("metadata_server"), cluster, DirectoryUse::kReader);
+        OpenDirectory(world, input.options.Text("metadata_server"), cluster,
+                      {DirectoryUse::kReader, input.options.Text("redis_password")});
     if (!opened) return Report(opened.error());
     directory = std::move(*opened);
   }

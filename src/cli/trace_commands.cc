@@ -15,16 +15,21 @@ constexpr OptionSpec kGenerateOptions[] = {
     {"requests", "1000", Unit::kCount, "Requests in all."},
     {"seed", "1", Unit::kCount, "Equal seeds give equal traces."},
     {"rate", "1", Unit::kNumber, "Requests per second on average."},
-    {"conversations", "200", Unit::kCount, "Conversations that share the requests: later turns repeat the prompts of earlier ones."},
-    {"system_blocks", "2", Unit::kCount, "Blocks of 512 tokens at the start of every prompt, the same for all."},
+    {"conversations", "200", Unit::kCount,
+     "Conversations that share the requests: later turns repeat the prompts of earlier ones."},
+    {"system_blocks", "2", Unit::kCount,
+     "Blocks of 512 tokens at the start of every prompt, the same for all."},
     {"mean_input", "4096", Unit::kCount, "Tokens of a prompt on average."},
     {"mean_output", "256", Unit::kCount, "Tokens of an answer on average."},
 };
 
 int RunGenerate(CommandInput& input) {
-  if (!input.words.empty()) return Report({ErrorId::kUsage, fmt::format("\"{}\" is no flag", input.words[0])});
+  if (!input.words.empty())
+    return Report({ErrorId::kUsage, fmt::format("\"{}\" is no flag", input.words[0])});
   const Options& o = input.options;
-  const auto count = [&o](const char* name) { return static_cast<std::uint32_t>(std::min<std::uint64_t>(o.Count(name), UINT32_MAX)); };
+  const auto count = [&o](const char* name) {
+    return static_cast<std::uint32_t>(std::min<std::uint64_t>(o.Count(name), UINT32_MAX));
+  };
   const Result<Trace> trace = GenerateTrace({.requests = count("requests"),
                                              .seed = o.Count("seed"),
                                              .requests_per_second = o.Number("rate"),
@@ -55,10 +60,19 @@ int RunInspect(CommandInput& input) {
 
 }  // namespace
 
-const Command kTraceGenerateCommand = {"trace generate", "Makes a trace of conversations", "trace generate [--out FILE] [flags]",
-                                       "Example: mooncake trace generate --requests 200 --out small.jsonl\n", kGenerateOptions,
-                                       &RunGenerate};
-const Command kTraceInspectCommand = {"trace inspect", "Tells what a trace contains", "trace inspect FILE",
-                                      "Lengths, rates, and the share of prompt tokens that a prefix cache could save.\n", {}, &RunInspect};
+const Command kTraceGenerateCommand = {
+    "trace generate",
+    "Makes a trace of conversations",
+    "trace generate [--out FILE] [flags]",
+    "Example: mooncake trace generate --requests 200 --out small.jsonl\n",
+    kGenerateOptions,
+    &RunGenerate};
+const Command kTraceInspectCommand = {
+    "trace inspect",
+    "Tells what a trace contains",
+    "trace inspect FILE",
+    "Lengths, rates, and the share of prompt tokens that a prefix cache could save.\n",
+    {},
+    &RunInspect};
 
 }  // namespace mooncake

@@ -5,7 +5,8 @@
 
 namespace mooncake {
 
-std::optional<std::size_t> ChoosePartner(std::span<const Candidate> candidates, std::uint64_t prompt_tokens) {
+std::optional<std::size_t> ChoosePartner(std::span<const Candidate> candidates,
+                                         std::uint64_t prompt_tokens) {
   const auto cost = [prompt_tokens](const Candidate& c) {
     const std::uint64_t missing = prompt_tokens - std::min(prompt_tokens, c.tokens_cached);
     return std::tuple(c.tokens_queued + missing, c.queue_length, !c.preferred, c.id);

@@ -8,13 +8,20 @@ namespace mooncake {
 namespace {
 
 Candidate Make(std::uint64_t id, std::uint64_t cached, std::uint64_t queued) {
-  return {.id = {id, 0}, .tokens_cached = cached, .tokens_queued = queued, .queue_length = 1, .queue_max = 4};
+  return {.id = {id, 0},
+          .tokens_cached = cached,
+          .tokens_queued = queued,
+          .queue_length = 1,
+          .queue_max = 4};
 }
 
 TEST(PartnerChoice, TheOneThatIsReadyFirstServes) {
-  EXPECT_EQ(ChoosePartner(std::vector{Make(1, 0, 0), Make(2, 800, 0)}, 1000), 1U);      // has the prefix
-  EXPECT_EQ(ChoosePartner(std::vector{Make(1, 0, 0), Make(2, 800, 5000)}, 1000), 0U);   // but is busy
-  EXPECT_EQ(ChoosePartner(std::vector{Make(1, 5000, 0), Make(2, 1000, 0)}, 1000), 0U);  // more than all is all
+  EXPECT_EQ(ChoosePartner(std::vector{Make(1, 0, 0), Make(2, 800, 0)}, 1000),
+            1U);  // has the prefix
+  EXPECT_EQ(ChoosePartner(std::vector{Make(1, 0, 0), Make(2, 800, 5000)}, 1000),
+            0U);  // but is busy
+  EXPECT_EQ(ChoosePartner(std::vector{Make(1, 5000, 0), Make(2, 1000, 0)}, 1000),
+            0U);  // more than all is all
 }
 
 TEST(PartnerChoice, ThoseThatDrainOrAreFullAreLeftOut) {

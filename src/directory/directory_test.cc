@@ -5,12 +5,16 @@
 #include <spawn.h>
 #include <sys/wait.h>
 
+#include <algorithm>
+#include <array>
+#include <deque>
 #include <filesystem>
 
 #include "base/test_loop.h"
 #include "base/test_support.h"
 #include "directory/etcd/base64.h"
 #include "directory/etcd/etcd_directory.h"
+#include "directory/http/metadata_server.h"
 #include "directory/memory/directory_server.h"
 #include "directory/memory/memory_directory.h"
 #include "directory/record.h"
@@ -25,7 +29,8 @@ using namespace std::chrono_literals;
 
 Record MakeRecord(std::uint64_t id, std::string label, std::uint64_t incarnation = 1) {
   Record record;
-  record.identity = {{id, 7}, incarnation, std::move(label), {"boot", "host", 42, "pid:[1]", 0}, "0.1"};
+  record.identity = {
+      {id, 7}, incarnation, std::move(label), {"boot", "host", 42, "pid:[1]", 0}, "0.1"};
   record.cluster = "c";
   record.endpoints = {*ParseEndpoint("10.0.0.1:7"), *ParseEndpoint("[fd00::1]:7")};
   record.attributes = {{"role", "prefill"}};
@@ -36,16 +41,19 @@ Record MakeRecord(std::uint64_t id, std::string label, std::uint64_t incarnation
 TEST(Base64, RoundTripsAndRefuses) {
   EXPECT_EQ(EncodeBase64("foobar"), "Zm9vYmFy");
   EXPECT_EQ(EncodeBase64("foob"), "Zm9vYg==");
-  for (const std::string text : {"", "f", "fo", "foo", "\xff\x00\x80"}) EXPECT_EQ(DecodeBase64(EncodeBase64(text)), text);
-  for (const char* text : {"a", "ab=c", "####", "Zg=", "===="}) EXPECT_FALSE(DecodeBase64(text)) << text;
+  for (const std::string text : {"", "f", "fo", "foo", "\xff\x00\x80"})
+    EXPECT_EQ(DecodeBase64(EncodeBase64(text)), text);
+  for (const char* text : {"a", "ab=c", "####", "Zg=", "===="})
+    EXPECT_FALSE(DecodeBase64(text)) << text;
 }
 
 TEST(Records, JsonRoundTrip) {
   const Record record = MakeRecord(1, "p0");
-  EXPECT_EQ(ToJson(record),  // docs/wire.md promises these names
-            R"({"id":"00000000000000010000000000000007","incarnation":1,"label":"p0",)"
-            R"("host":{"boot_id":"boot","name":"host","process":42,"process_namespace":"pid:[1]"},"version":"0.1","cluster":"c",)"
-            R"("endpoints":["10.0.0.1:7","[fd00::1]:7"],"attributes":{"role":"prefill"},"registered_unix_ms":1700000000000})");
+  EXPECT_EQ(
+      ToJson(record),  // docs/wire.md promises these names
+      R"({"id":"00000000000000010000000000000007","incarnation":1,"label":"p0",)"
+      R"("host":{"boot_id":"boot","name":"host","process":42,"process_namespace":"pid:[1]"},"version":"0.1","cluster":"c",)"
+      R"("endpoints":["10.0.0.1:7","[fd00::1]:7"],"attributes":{"role":"prefill"},"registered_unix_ms":1700000000000})");
   const Result<Record> again = RecordFromJson(ToJson(record));
   ASSERT_TRUE(Succeeds(again));
   EXPECT_EQ(ToJson(*again), ToJson(record));
@@ -55,7 +63,8 @@ TEST(Records, JsonRoundTrip) {
 }
 
 TEST(Records, TheNewestIncarnationWinsAndNotFoundSaysWhy) {
-  const std::vector<Record> records = {MakeRecord(1, "p0", 5), MakeRecord(2, "p0", 9), MakeRecord(3, "p1")};
+  const std::vector<Record> records = {MakeRecord(1, "p0", 5), MakeRecord(2, "p0", 9),
+                                       MakeRecord(3, "p1")};
   EXPECT_EQ(PickNewest("p0", records, {})->identity.id.high, 2U);
   Result<Record> none = PickNewest("p7", records, {});
   ASSERT_TRUE(FailsWith(none, ErrorId::kNotFound));
@@ -83,46 +92,95 @@ TEST(RecordTable, LeasesEndAndSignsOfLifeRenewThem) {
 }
 
 TEST(ConnectionStrings, AreTakenAsUsersWriteThem) {
-  const Result<EtcdServers> servers = ParseEtcdServers("etcd://root:p@ss@10.0.0.1:2379,[fd00::2]:99,h");
+  const Result<EtcdServers> servers =
+      ParseEtcdServers("etcd://root:p@ss@10.0.0.1:2379,[fd00::2]:99,h");
   ASSERT_TRUE(Succeeds(servers));
   EXPECT_EQ(servers->user, "root");
   EXPECT_EQ(servers->password, "p@ss");
   ASSERT_EQ(servers->endpoints.size(), 3U);
   EXPECT_EQ(servers->endpoints[1].host, "fd00::2");
   RealWorld real;
-  EXPECT_EQ((*OpenDirectory(real.world(), "10.0.0.1:2379", "c"))->Describe(), "etcd://10.0.0.1:2379");
+  EXPECT_EQ((*OpenDirectory(real.world(), "10.0.0.1:2379", "c"))->Describe(),
+            "etcd://10.0.0.1:2379");
   EXPECT_EQ((*OpenDirectory(real.world(), "P2PHANDSHAKE", "c"))->Describe(), "P2PHANDSHAKE");
   EXPECT_EQ((*OpenDirectory(real.world(), "mooncake://a", "c"))->Describe(), "mooncake://a:7700");
+  EXPECT_EQ((*OpenDirectory(real.world(), "redis://u:secret@a/2", "c"))->Describe(),
+            "redis://a:6379/2");
+  EXPECT_EQ((*OpenDirectory(real.world(), "http://a:8080/metadata", "c"))->Describe(),
+            "http://a:8080/metadata");
+  EXPECT_EQ((*OpenDirectory(real.world(), "http://[fd00::2]", "c"))->Describe(),
+            "http://[fd00::2]:80/metadata");
   EXPECT_TRUE(FailsWith(OpenDirectory(real.world(), "zk://a", "c"), ErrorId::kBadOptionValue));
+  for (const char* wrong :
+       {"https://a/metadata", "http://u:p@a/metadata", "http://a/metadata?key=1", "redis://a/b"}) {
+    EXPECT_TRUE(FailsWith(OpenDirectory(real.world(), wrong, "c"), ErrorId::kBadAddress)) << wrong;
+  }
   EXPECT_TRUE(FailsWith(OpenDirectory(real.world(), "etcd://", "c"), ErrorId::kBadAddress));
 }
 
 // ---- the contract of every directory, on each kind that this machine has ------------------------
 
-// A real etcd on free ports, in a folder of its own.
-class EtcdProcess {
+// A service of the public kind, in another language than ours: it keeps values, and neither forgets
+// nor lists.
+constexpr const char* kPublicMetadataService = R"(
+import http.server, sys, urllib.parse
+kept = {}
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1
+    def log_message(self, *ignored): pass
+    def answer(self, status, body=b""):
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def key(self):
+        url = urllib.parse.urlsplit(self.path)
+        key = urllib.parse.parse_qs(url.query).get("key", [""])[0].strip()
+        if not key: self.answer(400, b"key is required")
+        return key
+    def do_GET(self):
+        key = self.key()
+        if key: self.answer(200, kept[key]) if key in kept else self.answer(404)
+    def do_PUT(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        key = self.key()
+        if key: kept[key] = body; self.answer(200)
+    def do_DELETE(self):
+        key = self.key()
+        if key: self.answer(200 if kept.pop(key, None) is not None else 404)
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+)";
+
+// A real service on a free port, in a folder of its own. It keeps its port when it is started
+// again.
+class ServiceProcess {
  public:
-  static bool IsInstalled() { return std::filesystem::exists("/usr/bin/etcd"); }
-  explicit EtcdProcess(World& world) {
+  static const char* Program(const std::string& kind) {
+    if (kind == "etcd") return "/usr/bin/etcd";
+    if (kind == "redis") return "/usr/bin/redis-server";
+    return "/usr/bin/python3";
+  }
+
+  ServiceProcess(World& world, std::string kind, std::vector<std::string> more = {})
+      : kind_(std::move(kind)), more_(std::move(more)) {
     const auto free_port = [&world] {
       return (*world.network.Listen(world.control, {IpAddress::LoopbackV4(), 0}))->bound().port;
     };
     port_ = free_port();
     peer_port_ = free_port();
-    folder_ = std::filesystem::temp_directory_path() / ("mooncake-etcd-" + ToString(world.random.DrawInstanceId()));
+    folder_ = std::filesystem::temp_directory_path() /
+              ("mooncake-" + kind_ + "-" + ToString(world.random.DrawInstanceId()));
     Start();
   }
-  ~EtcdProcess() {
+  ~ServiceProcess() {
     Kill();
     std::filesystem::remove_all(folder_);
   }
   void Start() {
-    const std::string client = fmt::format("http://127.0.0.1:{}", port_);
-    const std::string peer = fmt::format("http://127.0.0.1:{}", peer_port_);
-    std::vector<std::string> arguments = {"etcd", "--data-dir", folder_.string(), "--listen-client-urls", client,
-                                          "--advertise-client-urls", client, "--listen-peer-urls", peer,
-                                          "--initial-advertise-peer-urls", peer, "--initial-cluster", "default=" + peer,
-                                          "--log-level", "error", "--unsafe-no-fsync"};
+    std::filesystem::create_directory(folder_);
+    std::vector<std::string> arguments = Arguments();
+    arguments.insert(arguments.end(), more_.begin(), more_.end());
     std::vector<char*> argv;
     for (std::string& argument : arguments) argv.push_back(argument.data());
     argv.push_back(nullptr);
@@ -130,7 +188,7 @@ class EtcdProcess {
     posix_spawn_file_actions_init(&files);
     posix_spawn_file_actions_addopen(&files, 1, "/dev/null", 1, 0);
     posix_spawn_file_actions_addopen(&files, 2, "/dev/null", 1, 0);
-    ASSERT_EQ(posix_spawn(&pid_, "/usr/bin/etcd", &files, nullptr, argv.data(), environ), 0);
+    ASSERT_EQ(posix_spawn(&pid_, Program(kind_), &files, nullptr, argv.data(), environ), 0);
     posix_spawn_file_actions_destroy(&files);
   }
   void Kill() {
@@ -139,40 +197,137 @@ class EtcdProcess {
     ::waitpid(pid_, nullptr, 0);
     pid_ = 0;
   }
-  std::string url() const { return fmt::format("etcd://127.0.0.1:{}", port_); }
+  void ForgetData() { std::filesystem::remove_all(folder_); }
+  void Suspend() const {
+    ::kill(pid_, SIGSTOP);
+    ::waitpid(pid_, nullptr, WUNTRACED);
+  }
+  void Resume() const { ::kill(pid_, SIGCONT); }
+  std::string address() const { return fmt::format("127.0.0.1:{}", port_); }
+  std::string url() const {
+    return kind_ == "http-public" ? "http://" + address() + "/metadata" : kind_ + "://" + address();
+  }
 
  private:
+  std::vector<std::string> Arguments() const {
+    const std::string client = "http://" + address();
+    const std::string peer = fmt::format("http://127.0.0.1:{}", peer_port_);
+    if (kind_ == "etcd") {
+      return {"etcd",
+              "--data-dir",
+              folder_.string(),
+              "--listen-client-urls",
+              client,
+              "--advertise-client-urls",
+              client,
+              "--listen-peer-urls",
+              peer,
+              "--initial-advertise-peer-urls",
+              peer,
+              "--initial-cluster",
+              "default=" + peer,
+              "--log-level",
+              "error",
+              "--unsafe-no-fsync"};
+    }
+    if (kind_ == "redis") {
+      return {"redis-server",   "--port",    std::to_string(port_),
+              "--bind",         "127.0.0.1", "--dir",
+              folder_.string(), "--save",    "",
+              "--appendonly",   "no"};
+    }
+    return {"python3", "-c", kPublicMetadataService, std::to_string(port_)};
+  }
+
+  std::string kind_;
+  std::vector<std::string> more_;
   std::uint16_t port_ = 0;
   std::uint16_t peer_port_ = 0;
   std::filesystem::path folder_;
   pid_t pid_ = 0;
 };
 
+std::string NameOf(const testing::TestParamInfo<std::string>& info) {
+  return info.param == "http-public" ? "http_public" : info.param;
+}
+
+// Returns when every connection has ended and what was posted before has run: a coroutine that its
+// loop leaves behind is a leak, and a directory that was not told to stop keeps its name.
+void StopServing(World& world, std::shared_ptr<PortServer> server) {
+  RunOn(world, [&world, server]() -> Task<void> {
+    if (!server) co_return;
+    server->Close(Error{ErrorId::kClosed, {}});
+    while (server->connections() > 0) co_await world.clock.SleepFor(world.control, 1ms);
+  });
+}
+
+// One of each kind of directory: a process of its own, or what `mooncake directory --http` serves;
+// "host" needs nothing.
+class Service {
+ public:
+  static bool IsAvailable(const std::string& kind) {
+    return !IsProcess(kind) || std::filesystem::exists(ServiceProcess::Program(kind));
+  }
+  Service(World& world, const std::string& kind) : world_(world) {
+    if (IsProcess(kind)) {
+      process_ = std::make_unique<ServiceProcess>(world, kind);
+      connection_ = process_->url();
+    } else if (kind != "host") {
+      Serve({IpAddress::LoopbackV4(), 0});
+      connection_ =
+          kind == "http" ? "http://" + ToString(at_) + "/metadata" : "mooncake://" + ToString(at_);
+    }
+  }
+  ~Service() { Stop(); }
+  const std::string& connection() const { return connection_; }
+  ServiceProcess& process() { return *process_; }
+  void Stop() {
+    if (process_) process_->Kill();
+    StopServing(world_, std::exchange(server_, nullptr));
+  }
+  void StartWithoutData() {
+    if (!process_) return Serve(at_);
+    process_->ForgetData();
+    process_->Start();
+  }
+
+ private:
+  static bool IsProcess(const std::string& kind) {
+    return kind == "etcd" || kind == "redis" || kind == "http-public";
+  }
+  void Serve(const Endpoint& at) {
+    Result<std::unique_ptr<Listener>> listener = world_.network.Listen(world_.control, at);
+    ASSERT_TRUE(Succeeds(listener));
+    at_ = (*listener)->bound();
+    server_ = std::make_shared<PortServer>(world_, metrics_.emplace_back(), PortServerOptions{});
+    server_->introduce = [] { return Introduction{{.id = {1, 1}, .label = "directory"}, {}, {}}; };
+    std::make_shared<DirectoryServer>(world_)->AddTo(server_->router);
+    const auto metadata = std::make_shared<MetadataServer>(world_);
+    server_->on_http = [metadata](HttpExchange& exchange) { return metadata->Handle(exchange); };
+    std::shared_ptr<Listener> shared = std::move(*listener);
+    Post(world_.control, [server = server_, shared] { server->Serve(shared); });
+  }
+
+  World& world_;
+  std::unique_ptr<ServiceProcess> process_;
+  std::deque<Metrics> metrics_;  // of each server in turn
+  std::shared_ptr<PortServer> server_;
+  Endpoint at_;
+  std::string connection_;
+};
+
 class DirectoryContract : public testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
-    if (GetParam() == "etcd") {
-      if (!EtcdProcess::IsInstalled()) GTEST_SKIP() << "no /usr/bin/etcd on this machine";
-      etcd_ = std::make_unique<EtcdProcess>(world_);
-      connection_ = etcd_->url();
-    } else if (GetParam() == "mooncake") {
-      server_ = std::make_shared<PortServer>(world_, metrics_, PortServerOptions{});
-      server_->introduce = [] { return Introduction{{.id = {1, 1}, .label = "directory"}, {}, {}}; };
-      std::make_shared<DirectoryServer>(world_)->AddTo(server_->router);
-      Result<std::unique_ptr<Listener>> listener = world_.network.Listen(world_.control, {IpAddress::LoopbackV4(), 0});
-      ASSERT_TRUE(Succeeds(listener));
-      connection_ = "mooncake://" + ToString((*listener)->bound());
-      std::shared_ptr<Listener> shared = std::move(*listener);
-      Post(world_.control, [this, shared] { server_->Serve(shared); });
+    if (!Service::IsAvailable(GetParam())) {
+      GTEST_SKIP() << "no " << ServiceProcess::Program(GetParam()) << " on this machine";
     }
-    // "host" needs nothing
+    service_ = std::make_unique<Service>(world_, GetParam());
+    connection_ = service_->connection();
   }
   void TearDown() override {
     directories_.clear();
-    RunOn(world_, [this]() -> Task<void> {
-      if (server_) server_->Close(Error{ErrorId::kClosed, {}});
-      co_return;
-    });
+    service_ = nullptr;
     real_.Stop();
   }
   Directory& Open() {
@@ -187,13 +342,11 @@ class DirectoryContract : public testing::TestWithParam<std::string> {
   }
   Instant In(Duration duration) { return After(world_.clock.Now(), duration); }
 
-  Metrics metrics_;
   RealWorld real_;
   World& world_ = real_.world();
   std::string cluster_ = "test-" + ToString(world_.random.DrawInstanceId());
   std::string connection_;
-  std::unique_ptr<EtcdProcess> etcd_;
-  std::shared_ptr<PortServer> server_;
+  std::unique_ptr<Service> service_;
   std::vector<std::unique_ptr<Directory>> directories_;
 };
 
@@ -243,47 +396,166 @@ TEST_P(DirectoryContract, AnotherClustersRecordsAreNotSeen) {
   });
 }
 
-INSTANTIATE_TEST_SUITE_P(Each, DirectoryContract, testing::Values("host", "mooncake", "etcd"),
-                         [](const auto& info) { return info.param; });
+TEST_P(DirectoryContract, ManyThatStartAtOnceAreAllFound) {
+  constexpr std::uint64_t kCount = 8;
+  std::vector<Status> published(kCount);
+  std::vector<std::shared_ptr<OneShot<bool>>> ended;
+  Directory& reader = Open();
+  RunOn(world_, [&]() -> Task<void> {
+    for (std::uint64_t i = 0; i < kCount; ++i) {
+      Spawn(world_.control,
+            [](Directory& directory, Record record, Instant limit, Status& status,
+               std::shared_ptr<OneShot<bool>> end) -> Task<void> {
+              auto publish = directory.Publish(std::move(record), limit);
+              status = co_await std::move(publish);
+              end->Set(true);
+            }(Open(), Mine(i + 1, "p"), In(10s), published[i],
+                                                   ended.emplace_back(
+                                                       std::make_shared<OneShot<bool>>())));
+    }
+    for (const auto& end : ended) co_await end->Get();
+    for (const Status& status : published) EXPECT_TRUE(Succeeds(status));
+    Result<std::vector<Record>> all = co_await reader.List(In(5s));
+    for (int i = 0; i < 100 && all && all->size() < kCount;
+         ++i) {  // a listing of the public kind heals in a few signs of life
+      co_await world_.clock.SleepFor(world_.control, 100ms);
+      all = co_await reader.List(In(5s));
+    }
+    EXPECT_TRUE(Succeeds(all));
+    EXPECT_EQ(all->size(), kCount);
+    EXPECT_TRUE(std::is_sorted(all->begin(), all->end(), [](const Record& a, const Record& b) {
+      return a.identity.id < b.identity.id;
+    }));
+  });
+}
 
-class EtcdFaults : public DirectoryContract {};
+INSTANTIATE_TEST_SUITE_P(Each, DirectoryContract,
+                         testing::Values("host", "mooncake", "etcd", "redis", "http",
+                                         "http-public"),
+                         &NameOf);
 
-TEST_P(EtcdFaults, ARestartedEtcdWithoutItsDataGetsTheRecordAgain) {
+// Those whose service is another process than ours, which may go away and come back.
+class DirectoryFaults : public DirectoryContract {
+ protected:
+  // Looks again and again until `label` is there, for 10 s at least.
+  Task<Result<Record>> FindAgain(Directory& directory, std::string label) {
+    constexpr int kLooksMax = 100;
+    Result<Record> found = co_await directory.Find(label, In(1s));
+    for (int i = 0; i < kLooksMax && !found; ++i) {
+      co_await world_.clock.SleepFor(world_.control, 100ms);
+      found = co_await directory.Find(label, In(1s));
+    }
+    co_return found;
+  }
+};
+
+TEST_P(DirectoryFaults, AServiceRestartedWithoutItsDataGetsTheRecordAgain) {
   Directory& a = Open();
   RunOn(world_, [&]() -> Task<void> {
     Status published = co_await a.Publish(Mine(1, "p0"), In(10s));
     EXPECT_TRUE(Succeeds(published));
   });
-  etcd_->Kill();
+  service_->Stop();
   RunOn(world_, [&]() -> Task<void> {
     Result<Record> gone = co_await a.Find("p0", In(1s));
     EXPECT_TRUE(FailsWith(gone, ErrorId::kDirectoryRefused));
     EXPECT_TRUE(a.outage().has_value());
   });
-  etcd_->Start();
+  service_->StartWithoutData();
   RunOn(world_, [&]() -> Task<void> {
-    Result<Record> found = co_await a.Find("p0", In(1s));
-    for (int i = 0; i < 100 && !found; ++i) {
-      co_await world_.clock.SleepFor(world_.control, 100ms);
-      found = co_await a.Find("p0", In(1s));
-    }
+    Result<Record> found = co_await FindAgain(a, "p0");
     EXPECT_TRUE(Succeeds(found));
     EXPECT_FALSE(a.outage().has_value());
   });
 }
 
-INSTANTIATE_TEST_SUITE_P(Each, EtcdFaults, testing::Values("etcd"), [](const auto& info) { return info.param; });
+// Those whose service can be stopped without its end: not the one that this process serves itself.
+class DirectorySilence : public DirectoryFaults {};
 
-// ---- what may stand at the address instead of a directory ----------------------------------------
+TEST_P(DirectorySilence, IsAnOutageAndHeals) {
+  Directory& a = Open();
+  RunOn(world_, [&]() -> Task<void> {
+    Status published = co_await a.Publish(Mine(1, "p0"), In(10s));
+    EXPECT_TRUE(Succeeds(published));
+  });
+  service_->process().Suspend();
+  RunOn(world_, [&]() -> Task<void> {
+    Result<Record> silent = co_await a.Find("p0", In(300ms));
+    EXPECT_TRUE(FailsWith(silent, ErrorId::kDirectoryTimeout));
+    EXPECT_TRUE(a.outage().has_value());
+  });
+  service_->process().Resume();
+  RunOn(world_, [&]() -> Task<void> {
+    Result<Record> found = co_await FindAgain(a, "p0");
+    EXPECT_TRUE(Succeeds(found));
+    EXPECT_FALSE(a.outage().has_value());
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(Each, DirectoryFaults,
+                         testing::Values("etcd", "redis", "http", "http-public"), &NameOf);
+INSTANTIATE_TEST_SUITE_P(Each, DirectorySilence, testing::Values("etcd", "redis", "http-public"),
+                         &NameOf);
+
+// Every kind at once: each takes as long as a lease lasts.
+TEST(DirectoryLeases, WhoShowsNoSignOfLifeIsGoneFromEveryKindWithinItsLease) {
+  RealWorld real;
+  World& world = real.world();
+  const std::string cluster = "test-" + ToString(world.random.DrawInstanceId());
+  std::vector<std::unique_ptr<Service>> services;
+  std::vector<std::unique_ptr<Directory>> readers;
+  std::vector<std::unique_ptr<Directory>> dying;
+  for (const char* kind : {"etcd", "redis", "http", "http-public"}) {
+    if (!Service::IsAvailable(kind)) continue;
+    const std::string connection =
+        services.emplace_back(std::make_unique<Service>(world, kind))->connection();
+    readers.push_back(*OpenDirectory(world, connection, cluster));
+    dying.push_back(*OpenDirectory(world, connection, cluster));
+  }
+  RunOn(world, [&]() -> Task<void> {
+    for (const auto& directory : dying) {
+      auto publish = directory->Publish(MakeRecord(1, "p0"), After(world.clock.Now(), 10s));
+      const Status published = co_await std::move(publish);
+      EXPECT_TRUE(Succeeds(published)) << directory->Describe();
+    }
+  });
+  dying.clear();  // as when a process is killed: nothing is withdrawn
+  const Instant start = world.clock.Now();
+  RunOn(world, [&]() -> Task<void> {
+    for (const auto& reader : readers) {
+      auto find = reader->Find("p0", After(world.clock.Now(), 1s));
+      const Result<Record> found = co_await std::move(find);
+      EXPECT_TRUE(Succeeds(found)) << reader->Describe();
+    }
+    for (const auto& reader : readers) {
+      Result<Record> found = co_await reader->Find("p0", After(world.clock.Now(), 1s));
+      while (found && world.clock.Now() < start + 2 * kLeaseDuration) {
+        co_await world.clock.SleepFor(world.control, 100ms);
+        found = co_await reader->Find("p0", After(world.clock.Now(), 1s));
+      }
+      const bool gone = FailsWith(found, ErrorId::kNotFound);
+      EXPECT_TRUE(gone) << reader->Describe();
+      const std::string why = gone ? found.error().context : "";
+      EXPECT_NE(why.find("expired"), std::string::npos) << why;
+      EXPECT_LT(world.clock.Now() - start, kLeaseDuration + 1s)
+          << reader->Describe();  // etcd looks twice a second
+    }
+  });
+  readers.clear();
+}
+
+// ---- what may stand at the address instead of a directory ----
 
 class WrongServices : public testing::Test {
  protected:
-  Status PublishTo(const std::string& connection, Duration timeout) {
-    Result<std::unique_ptr<Directory>> directory = OpenDirectory(world_, connection, "c");
+  Status PublishTo(const std::string& connection, Duration timeout,
+                   const DirectoryAccess& access = {}) {
+    Result<std::unique_ptr<Directory>> directory = OpenDirectory(world_, connection, "c", access);
     if (!directory) return Fail(directory.error());
     Status outcome;
     RunOn(world_, [&]() -> Task<void> {
-      outcome = co_await (*directory)->Publish(MakeRecord(1, "p0"), After(world_.clock.Now(), timeout));
+      outcome =
+          co_await (*directory)->Publish(MakeRecord(1, "p0"), After(world_.clock.Now(), timeout));
     });
     return outcome;
   }
@@ -292,15 +564,25 @@ class WrongServices : public testing::Test {
 };
 
 TEST_F(WrongServices, AClosedPortIsRefused) {
-  const Endpoint closed = (*world_.network.Listen(world_.control, {IpAddress::LoopbackV4(), 0}))->bound();
-  EXPECT_TRUE(FailsWith(PublishTo("etcd://" + ToString(closed), 300ms), ErrorId::kDirectoryRefused));
-  EXPECT_TRUE(FailsWith(PublishTo("mooncake://" + ToString(closed), 300ms), ErrorId::kDirectoryRefused));
+  const Endpoint closed =
+      (*world_.network.Listen(world_.control, {IpAddress::LoopbackV4(), 0}))->bound();
+  EXPECT_TRUE(
+      FailsWith(PublishTo("etcd://" + ToString(closed), 300ms), ErrorId::kDirectoryRefused));
+  EXPECT_TRUE(
+      FailsWith(PublishTo("mooncake://" + ToString(closed), 300ms), ErrorId::kDirectoryRefused));
+  EXPECT_TRUE(
+      FailsWith(PublishTo("redis://" + ToString(closed), 300ms), ErrorId::kDirectoryRefused));
+  EXPECT_TRUE(FailsWith(PublishTo("http://" + ToString(closed) + "/metadata", 300ms),
+                        ErrorId::kDirectoryRefused));
 }
 
 TEST_F(WrongServices, ASilentPortTimesOut) {
   const auto listener = world_.network.Listen(world_.control, {IpAddress::LoopbackV4(), 0});
   const std::string at = ToString((*listener)->bound());
   EXPECT_TRUE(FailsWith(PublishTo("etcd://" + at, 300ms), ErrorId::kDirectoryTimeout));
+  EXPECT_TRUE(FailsWith(PublishTo("redis://" + at, 300ms), ErrorId::kDirectoryTimeout));
+  EXPECT_TRUE(
+      FailsWith(PublishTo("http://" + at + "/metadata", 300ms), ErrorId::kDirectoryTimeout));
 }
 
 TEST_F(WrongServices, OurOwnPortAndAStrangersAreToldApart) {
@@ -311,16 +593,83 @@ TEST_F(WrongServices, OurOwnPortAndAStrangersAreToldApart) {
     auto answer = exchange.Respond(404, "text/plain", "no such page\n", {});
     static_cast<void>(co_await std::move(answer));
   };
-  Result<std::unique_ptr<Listener>> listener = world_.network.Listen(world_.control, {IpAddress::LoopbackV4(), 0});
+  Result<std::unique_ptr<Listener>> listener =
+      world_.network.Listen(world_.control, {IpAddress::LoopbackV4(), 0});
   const std::string at = ToString((*listener)->bound());
   std::shared_ptr<Listener> shared = std::move(*listener);
   Post(world_.control, [server, shared] { server->Serve(shared); });
   EXPECT_TRUE(FailsWith(PublishTo("etcd://" + at, 5s), ErrorId::kDirectoryIsUs));
   EXPECT_TRUE(FailsWith(PublishTo("mooncake://" + at, 5s), ErrorId::kDirectoryIsUs));
-  RunOn(world_, [&]() -> Task<void> {
-    server->Close(Error{ErrorId::kClosed, {}});
-    co_return;
-  });
+  EXPECT_TRUE(FailsWith(PublishTo("redis://" + at, 5s), ErrorId::kDirectoryIsUs));
+  EXPECT_TRUE(FailsWith(PublishTo("http://" + at + "/metadata", 5s), ErrorId::kDirectoryIsUs));
+  StopServing(world_, server);
+}
+
+// What answers every connection with `words` and closes it.
+class Stranger {
+ public:
+  Stranger(World& world, std::string words) : world_(world) {
+    Result<std::unique_ptr<Listener>> listener =
+        world.network.Listen(world.control, {IpAddress::LoopbackV4(), 0});
+    listener_ = std::move(*listener);
+    Spawn(world.control, [](std::shared_ptr<Listener> at, std::string text) -> Task<void> {
+      for (;;) {
+        Result<std::unique_ptr<Stream>> stream = co_await at->Accept();
+        if (!stream) co_return;
+        std::array<std::byte, 4096> question;
+        const Result<std::size_t> asked = co_await (*stream)->ReadSome(question);
+        if (!asked) continue;
+        const Bytes bytes = AsBytes(text);
+        const Status told = co_await (*stream)->Write(std::span(&bytes, 1));
+        static_cast<void>(told);
+      }
+    }(listener_, std::move(words)));
+  }
+  ~Stranger() {
+    RunOn(world_, [this]() -> Task<void> {
+      listener_->Close();
+      co_return;
+    });
+  }
+  std::string address() const { return ToString(listener_->bound()); }
+
+ private:
+  World& world_;
+  std::shared_ptr<Listener> listener_;
+};
+
+TEST_F(WrongServices, OtherProtocolsAreNamed) {
+  const Stranger http(world_,
+                      "HTTP/1.1 404 Not Found\r\nServer: nginx\r\nContent-Length: 4\r\n\r\nnone");
+  const Stranger page(world_, "HTTP/1.1 200 OK\r\nServer: nginx\r\nContent-Length: 4\r\n\r\n<a/>");
+  const Stranger locked(world_, "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n");
+  const Stranger ssh(world_, "SSH-2.0-OpenSSH_9.2\r\n");
+  EXPECT_TRUE(FailsWith(PublishTo("redis://" + http.address(), 5s), ErrorId::kWrongService));
+  EXPECT_TRUE(FailsWith(PublishTo("redis://" + ssh.address(), 5s), ErrorId::kDirectoryGarbage));
+  EXPECT_TRUE(
+      FailsWith(PublishTo("http://" + http.address() + "/metadata", 5s), ErrorId::kWrongService));
+  EXPECT_TRUE(
+      FailsWith(PublishTo("http://" + page.address() + "/metadata", 5s), ErrorId::kWrongService));
+  EXPECT_TRUE(FailsWith(PublishTo("http://" + locked.address() + "/metadata", 5s),
+                        ErrorId::kDirectoryDenied));
+  EXPECT_TRUE(FailsWith(PublishTo("http://" + ssh.address() + "/metadata", 5s),
+                        ErrorId::kDirectoryGarbage));
+}
+
+TEST_F(WrongServices, ARedisWithAPasswordWantsTheRightOne) {
+  if (!Service::IsAvailable("redis")) GTEST_SKIP() << "no /usr/bin/redis-server on this machine";
+  const ServiceProcess redis(world_, "redis", {"--requirepass", "s3cret"});
+  const auto with = [&redis](const std::string& credentials) {
+    return "redis://" + credentials + redis.address();
+  };
+  EXPECT_TRUE(Succeeds(PublishTo(with(":s3cret@"), 10s)));
+  EXPECT_TRUE(Succeeds(PublishTo(with("default:s3cret@") + "/3", 5s)));
+  EXPECT_TRUE(Succeeds(PublishTo(with(""), 5s, {.redis_password = "s3cret"})));
+  EXPECT_TRUE(FailsWith(PublishTo(with(""), 5s), ErrorId::kDirectoryDenied));
+  const Status wrong = PublishTo(with(":guessed@"), 5s);
+  EXPECT_TRUE(FailsWith(wrong, ErrorId::kDirectoryDenied));
+  EXPECT_EQ(wrong.error().Text().find("guessed"), std::string::npos) << wrong.error().Text();
+  EXPECT_TRUE(FailsWith(PublishTo(with(":s3cret@") + "/4711", 5s), ErrorId::kBadOptionValue));
 }
 
 }  // namespace

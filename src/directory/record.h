@@ -18,7 +18,8 @@ class Record;
 /// kDirectoryGarbage names what is missing or of the wrong kind.
 [[nodiscard]] Result<Record> RecordFromJson(std::string_view text);
 
-/// Remembers what a directory listed before, so that "not found" can say what became of a label. Pure.
+/// Remembers what a directory listed before, so that "not found" can say what became of a label.
+/// Pure.
 class Roster {
  public:
   /// A new listing: what was there and is not any more is remembered as gone, 256 at most.

@@ -13,8 +13,13 @@ Transfer Summarise(Direction direction, std::span<const Copy> copies) noexcept {
   return transfer;
 }
 
-BatchImpl::BatchImpl(World& world, std::shared_ptr<PeerImpl> peer, Direction direction, std::vector<Copy> copies, BatchOptions options)
-    : world_(world), peer_(std::move(peer)), direction_(direction), copies_(std::move(copies)), options_(std::move(options)) {
+BatchImpl::BatchImpl(World& world, std::shared_ptr<PeerImpl> peer, Direction direction,
+                     std::vector<Copy> copies, BatchOptions options)
+    : world_(world),
+      peer_(std::move(peer)),
+      direction_(direction),
+      copies_(std::move(copies)),
+      options_(std::move(options)) {
   for (const Copy& copy : copies_) total_bytes_ += copy.length_bytes;
 }
 
@@ -55,7 +60,8 @@ void BatchImpl::OnDone(std::function<void(const Status&)> call) {
       return;
     }
   }
-  Post(world_.control, [self = shared_from_this(), call = std::move(call)] { call(*self->outcome_); });
+  Post(world_.control,
+       [self = shared_from_this(), call = std::move(call)] { call(*self->outcome_); });
 }
 
 std::string BatchImpl::transport() const {

@@ -15,7 +15,8 @@ namespace mooncake {
 
 class BatchImpl final : public Batch, public std::enable_shared_from_this<BatchImpl> {
  public:
-  BatchImpl(World& world, std::shared_ptr<PeerImpl> peer, Direction direction, std::vector<Copy> copies, BatchOptions options);
+  BatchImpl(World& world, std::shared_ptr<PeerImpl> peer, Direction direction,
+            std::vector<Copy> copies, BatchOptions options);
 
   Status Wait() override;
   std::optional<Status> Poll() override;
@@ -45,9 +46,9 @@ class BatchImpl final : public Batch, public std::enable_shared_from_this<BatchI
   std::atomic<bool> cancelled_ = false;
   mutable std::mutex mutex_;
   std::condition_variable ended_;
-  std::optional<Status> outcome_;                                 // guarded by mutex_
-  std::string transport_;                                         // guarded by mutex_
-  std::vector<std::function<void(const Status&)>> on_done_;       // guarded by mutex_
+  std::optional<Status> outcome_;                            // guarded by mutex_
+  std::string transport_;                                    // guarded by mutex_
+  std::vector<std::function<void(const Status&)>> on_done_;  // guarded by mutex_
 };
 
 }  // namespace mooncake

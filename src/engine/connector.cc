@@ -42,7 +42,8 @@ Task<Result<std::shared_ptr<PeerImpl>>> Connector::Connect(std::string label, In
 
 Task<Result<std::shared_ptr<PeerImpl>>> Connector::Connect(Record record, Instant deadline) {
   const auto self = shared_from_this();
-  const std::string key = record.identity.id.empty() ? record.identity.label : ToString(record.identity.id);
+  const std::string key =
+      record.identity.id.empty() ? record.identity.label : ToString(record.identity.id);
   for (;;) {
     if (closed_) co_return Fail(ErrorId::kClosed, "the engine stops");
     const auto peer = Find(record.identity.id);
@@ -52,7 +53,9 @@ Task<Result<std::shared_ptr<PeerImpl>>> Connector::Connect(Record record, Instan
     const auto wait = std::make_shared<OneShot<bool>>();
     busy->second.push_back(wait);
     auto made = WaitUntil(world_.clock, world_.control, wait, deadline);
-    if (!co_await std::move(made)) co_return Fail(ErrorId::kConnectTimeout, Describe(record.identity) + " is being connected to");
+    if (!co_await std::move(made))
+      co_return Fail(ErrorId::kConnectTimeout,
+                     Describe(record.identity) + " is being connected to");
   }
   connecting_[key] = {};
   auto once = ConnectOnce(std::move(record), deadline);
@@ -66,15 +69,20 @@ Task<Result<std::shared_ptr<PeerImpl>>> Connector::Connect(Record record, Instan
 Task<Result<Handshake>> Connector::DialAny(Record record, Instant deadline) {
   const std::vector<Endpoint> candidates = Candidates(record);
   if (candidates.empty()) {
-    co_return Fail(ErrorId::kConnectRefused, Describe(record.identity) + " has published no address that can be reached from here");
+    co_return Fail(
+        ErrorId::kConnectRefused,
+        Describe(record.identity) + " has published no address that can be reached from here");
   }
   Error last{ErrorId::kNetwork, {}};
   for (std::size_t i = 0; i < candidates.size(); ++i) {
-    // Each address gets its share of the time, so that one in a black hole does not use up that of the others.
+    // Each address gets its share of the time, so that one in a black hole does not use up that of
+    // the others.
     const Instant now = world_.clock.Now();
-    const Duration left = std::min<Duration>(deadline == kNever ? options_.connect_timeout : deadline - now, options_.connect_timeout);
+    const Duration left = std::min<Duration>(
+        deadline == kNever ? options_.connect_timeout : deadline - now, options_.connect_timeout);
     const Instant limit = After(now, left / static_cast<std::int64_t>(candidates.size() - i));
-    auto dial = Dial(world_, world_.control, candidates[i], introduce_(), std::string(kPurposeRpc), record.identity.id, limit);
+    auto dial = Dial(world_, world_.control, candidates[i], introduce_(), std::string(kPurposeRpc),
+                     record.identity.id, limit);
     Result<Handshake> handshake = co_await std::move(dial);
     if (handshake) co_return handshake;
     last = handshake.error();
@@ -88,12 +96,13 @@ Task<Result<std::shared_ptr<PeerImpl>>> Connector::ConnectOnce(Record record, In
   if (closed_) co_return Fail(ErrorId::kClosed, "the engine stops");
   if (!handshake) co_return Fail(handshake.error());
   const Identity identity = handshake->peer;
-  const auto connection =
-      std::make_shared<RpcConnection>(world_, world_.control, std::move(*handshake), router_, options_.rpc);
+  const auto connection = std::make_shared<RpcConnection>(
+      world_, world_.control, std::move(*handshake), router_, options_.rpc);
   std::shared_ptr<PeerImpl> peer = Find(identity.id);
   if (!peer) {
     peer = std::make_shared<PeerImpl>(world_, identity, record, make_slots_());
-    peer->reconnect = [weak = weak_from_this()](std::shared_ptr<PeerImpl> p, Instant limit) -> Task<Status> {
+    peer->reconnect = [weak = weak_from_this()](std::shared_ptr<PeerImpl> p,
+                                                Instant limit) -> Task<Status> {
       const auto connector = weak.lock();
       if (!connector) co_return Fail(ErrorId::kClosed, "the engine stops");
       co_return co_await connector->Reconnect(p, limit);
@@ -117,9 +126,12 @@ Task<Status> Connector::Reconnect(std::shared_ptr<PeerImpl> peer, Instant deadli
   auto connect = Connect(std::move(record), deadline);
   const Result<std::shared_ptr<PeerImpl>> again = co_await std::move(connect);
   if (again && *again == peer) co_return Status{};
-  if (again) co_return Fail(ErrorId::kPeerGone, Describe(peer->identity()) + " was given up before, and is connected anew");
+  if (again)
+    co_return Fail(ErrorId::kPeerGone,
+                   Describe(peer->identity()) + " was given up before, and is connected anew");
   const Error& error = again.error();
-  if (error.id != ErrorId::kConnectRefused && error.id != ErrorId::kWrongPeer) co_return Fail(error);
+  if (error.id != ErrorId::kConnectRefused && error.id != ErrorId::kWrongPeer)
+    co_return Fail(error);
   // Nothing, or another process, listens where it was: it will not come back under this id.
   peer->Close(error);
   {

@@ -1,5 +1,5 @@
-// Finding and reaching peers: one hand-shake per peer at a time, every published address tried, a restarted process never
-// mistaken for the one before. On the control loop.
+// Finding and reaching peers: one hand-shake per peer at a time, every published address tried, a
+// restarted process never mistaken for the one before. On the control loop.
 #pragma once
 
 #include <functional>
@@ -15,8 +15,9 @@ namespace mooncake {
 
 class Connector : public std::enable_shared_from_this<Connector> {
  public:
-  Connector(World& world, Directory& directory, EngineOptions options, std::function<Introduction()> introduce,
-            const RpcRouter& router, std::function<std::vector<PathSlotPtr>()> make_slots)
+  Connector(World& world, Directory& directory, EngineOptions options,
+            std::function<Introduction()> introduce, const RpcRouter& router,
+            std::function<std::vector<PathSlotPtr>()> make_slots)
       : world_(world),
         directory_(directory),
         options_(std::move(options)),
@@ -24,7 +25,8 @@ class Connector : public std::enable_shared_from_this<Connector> {
         router_(router),
         make_slots_(std::move(make_slots)) {}
 
-  [[nodiscard]] Task<Result<std::shared_ptr<PeerImpl>>> Connect(std::string label, Instant deadline);
+  [[nodiscard]] Task<Result<std::shared_ptr<PeerImpl>>> Connect(std::string label,
+                                                                Instant deadline);
   [[nodiscard]] Task<Result<std::shared_ptr<PeerImpl>>> Connect(Record record, Instant deadline);
   [[nodiscard]] Task<Status> Reconnect(std::shared_ptr<PeerImpl> peer, Instant deadline);
   [[nodiscard]] std::shared_ptr<PeerImpl> Find(const InstanceId& id) const;
@@ -45,7 +47,8 @@ class Connector : public std::enable_shared_from_this<Connector> {
   bool closed_ = false;
   mutable std::mutex mutex_;
   std::map<InstanceId, std::shared_ptr<PeerImpl>> peers_;  // guarded by mutex_
-  std::map<std::string, InstanceId> by_name_;              // where a label is the address: whom it turned out to be
+  std::map<std::string, InstanceId>
+      by_name_;  // where a label is the address: whom it turned out to be
   std::map<std::string, std::vector<std::shared_ptr<OneShot<bool>>>> connecting_;
 };
 

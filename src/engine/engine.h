@@ -1,5 +1,5 @@
-// The engine: moves bytes between memory registered here and the segments of peers, over the best path there is, and over
-// another one when that breaks.
+// The engine: moves bytes between memory registered here and the segments of peers, over the best
+// path there is, and over another one when that breaks.
 #pragma once
 
 #include <atomic>
@@ -20,8 +20,8 @@
 
 namespace mooncake {
 
-/// One copy of a batch: `local` lies in memory registered with this engine, [offset, offset + length_bytes) in the peer's
-/// region. A length of 0 is legal and does nothing.
+/// One copy of a batch: `local` lies in memory registered with this engine, [offset, offset +
+/// length_bytes) in the peer's region. A length of 0 is legal and does nothing.
 using Copy = Slice;
 
 struct EngineOptions {
@@ -39,12 +39,12 @@ struct PathRow {
   InstanceId peer;
   std::string transport;
   bool usable = false;
-  std::string reason;         ///< Why it is not usable.
-  std::uint64_t bytes = 0;    ///< Moved over it.
+  std::string reason;       ///< Why it is not usable.
+  std::uint64_t bytes = 0;  ///< Moved over it.
   std::uint64_t transfers = 0;
   std::uint64_t failures = 0;
   double gigabytes_per_second = 0;  ///< Of the transfers of at least 64 KiB, recent ones weighted.
-  bool suspected = false;     ///< The peer has been silent.
+  bool suspected = false;           ///< The peer has been silent.
 };
 
 struct Notification {
@@ -60,9 +60,9 @@ using PeerPtr = std::shared_ptr<Peer>;
 class Batch {
  public:
   virtual ~Batch() = default;
-  /// Blocks until the batch has ended; may do the copying on this thread. Its outcome: success means that every byte is in
-  /// the destination's memory. kUnknownOutcome's kDeadline: some bytes may still arrive. After any outcome local memory
-  /// is no longer touched.
+  /// Blocks until the batch has ended; may do the copying on this thread. Its outcome: success
+  /// means that every byte is in the destination's memory. kUnknownOutcome's kDeadline: some bytes
+  /// may still arrive. After any outcome local memory is no longer touched.
   [[nodiscard]] virtual Status Wait() = 0;
   /// nullopt while it runs.
   [[nodiscard]] virtual std::optional<Status> Poll() = 0;
@@ -85,10 +85,10 @@ struct BatchOptions {
 
 class Engine {
  public:
-  /// `port` serves the connections of peers and must not have been started; `transports` in order of preference where
-  /// they cost the same. Everything passed outlives the engine.
-  Engine(World& world, Metrics& metrics, std::shared_ptr<PortServer> port, Directory& directory, Identity identity,
-         EngineOptions options);
+  /// `port` serves the connections of peers and must not have been started; `transports` in order
+  /// of preference where they cost the same. Everything passed outlives the engine.
+  Engine(World& world, Metrics& metrics, std::shared_ptr<PortServer> port, Directory& directory,
+         Identity identity, EngineOptions options);
   ~Engine();  ///< Close().
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
@@ -109,19 +109,22 @@ class Engine {
   [[nodiscard]] const Identity& identity() const noexcept;
 
   // ---- memory: any thread ----
-  [[nodiscard]] Result<RegionInfo> Register(void* base, std::uint64_t length_bytes, const RegisterOptions& options = {});
-  /// Memory of the engine's own that peers of this host can map: transfers to it are single copies. Populated in the
-  /// background.
+  [[nodiscard]] Result<RegionInfo> Register(void* base, std::uint64_t length_bytes,
+                                            const RegisterOptions& options = {});
+  /// Memory of the engine's own that peers of this host can map: transfers to it are single copies.
+  /// Populated in the background.
   [[nodiscard]] Result<RegionInfo> Allocate(const std::string& name, std::uint64_t length_bytes,
                                             const RegisterOptions& options = {});
-  /// Afterwards no peer touches the memory. Allocated memory is freed. Not from a loop. kRegionUnknown, kDeadline.
+  /// Afterwards no peer touches the memory. Allocated memory is freed. Not from a loop.
+  /// kRegionUnknown, kDeadline.
   [[nodiscard]] Status Unregister(RegionId id);
   /// The same from the control loop.
   [[nodiscard]] Task<Status> UnregisterAsync(RegionId id);
 
   // ---- peers ----
-  /// By label or by id, over a connection that exists or a new one; one hand-shake per peer at a time. On the control loop.
-  /// Errors: as Directory::Find, kConnectRefused, kConnectTimeout, kWrongPeer, kVersionMismatch.
+  /// By label or by id, over a connection that exists or a new one; one hand-shake per peer at a
+  /// time. On the control loop. Errors: as Directory::Find, kConnectRefused, kConnectTimeout,
+  /// kWrongPeer, kVersionMismatch.
   [[nodiscard]] Task<Result<PeerPtr>> Connect(std::string label, Instant deadline);
   [[nodiscard]] Task<Result<PeerPtr>> Connect(Record record, Instant deadline);
   /// Blocks. Not from a loop.
@@ -131,13 +134,15 @@ class Engine {
   /// On the calling thread where the path allows. Outcome as Batch::Wait().
   [[nodiscard]] Status Run(const PeerPtr& peer, Direction direction, std::span<const Copy> copies,
                            const BatchOptions& options = {});
-  /// Returns at once. `copies` is copied; the memory it names is left alone until the batch has ended. Any thread.
-  [[nodiscard]] std::shared_ptr<Batch> Submit(const PeerPtr& peer, Direction direction, std::vector<Copy> copies,
-                                              BatchOptions options = {});
+  /// Returns at once. `copies` is copied; the memory it names is left alone until the batch has
+  /// ended. Any thread.
+  [[nodiscard]] std::shared_ptr<Batch> Submit(const PeerPtr& peer, Direction direction,
+                                              std::vector<Copy> copies, BatchOptions options = {});
 
   // ---- notifications ----
   /// On the control loop. Delivered exactly once, or an error.
-  [[nodiscard]] Task<Status> Notify(PeerPtr peer, std::string name, std::string message, Instant deadline);
+  [[nodiscard]] Task<Status> Notify(PeerPtr peer, std::string name, std::string message,
+                                    Instant deadline);
   /// Everything that arrived since the last call, at most 65,536 kept. Any thread.
   [[nodiscard]] std::vector<Notification> TakeNotifications();
 
@@ -149,7 +154,8 @@ class Engine {
   std::shared_ptr<Impl> impl_;
 };
 
-/// The transports that a program wants, given to an engine before it starts. Filled in plain sight by the program.
+/// The transports that a program wants, given to an engine before it starts. Filled in plain sight
+/// by the program.
 using TransportFactory = std::function<void(World&, Metrics&, Engine&, const CopyEngine&)>;
 
 /// A peer that this engine has met. Any thread, unless said otherwise.
@@ -160,11 +166,12 @@ class Peer {
   [[nodiscard]] virtual bool is_connected() const = 0;
   /// Since when it has been silent, if suspiciously long.
   [[nodiscard]] virtual bool is_suspected() const = 0;
-  /// A remote call to it, over the control connection, on the control loop; reconnects once where the connection had
-  /// broken before the call was sent.
+  /// A remote call to it, over the control connection, on the control loop; reconnects once where
+  /// the connection had broken before the call was sent.
   [[nodiscard]] virtual Task<Result<Reply>> Call(Method method, std::string body, Instant deadline,
                                                  std::vector<std::byte> payload = {}) = 0;
-  [[nodiscard]] virtual Task<Result<Reply>> CallStream(Method method, std::string body, Instant deadline,
+  [[nodiscard]] virtual Task<Result<Reply>> CallStream(Method method, std::string body,
+                                                       Instant deadline,
                                                        std::vector<std::byte> payload,
                                                        std::function<bool(Reply)> on_item) = 0;
   /// Tells the engine of a region that the peer does not list but has described to the application.

@@ -50,7 +50,8 @@ std::vector<RegionInfo> KnownRegions::Listed() const {
   for (const auto& [id, known] : by_id_) {
     if (known->listed) listed.push_back(known->info);
   }
-  std::sort(listed.begin(), listed.end(), [](const RegionInfo& a, const RegionInfo& b) { return a.id < b.id; });
+  std::sort(listed.begin(), listed.end(),
+            [](const RegionInfo& a, const RegionInfo& b) { return a.id < b.id; });
   return listed;
 }
 
@@ -59,16 +60,21 @@ void PathSlot::Record(std::uint64_t moved_bytes, Duration took) noexcept {
   transfers.fetch_add(1, std::memory_order_relaxed);
   bytes_total.Add(moved_bytes);
   transfers_total.Add();
-  constexpr std::uint64_t kTellingBytes = 64 << 10;  // below, the time says more about calls than about bytes
+  constexpr std::uint64_t kTellingBytes =
+      64 << 10;  // below, the time says more about calls than about bytes
   if (moved_bytes < kTellingBytes || took <= Duration::zero()) return;
   const double now = static_cast<double>(moved_bytes) / static_cast<double>(took.count());
   const double before = gigabytes_per_second.load(std::memory_order_relaxed);
   constexpr double kWeight = 0.2;
-  gigabytes_per_second.store(before == 0 ? now : before + kWeight * (now - before), std::memory_order_relaxed);
+  gigabytes_per_second.store(before == 0 ? now : before + kWeight * (now - before),
+                             std::memory_order_relaxed);
 }
 
 PeerImpl::PeerImpl(World& world, Identity identity, Record record, std::vector<PathSlotPtr> slots)
-    : world_(world), identity_(std::move(identity)), record_(std::move(record)), slots_(std::move(slots)) {}
+    : world_(world),
+      identity_(std::move(identity)),
+      record_(std::move(record)),
+      slots_(std::move(slots)) {}
 
 bool PeerImpl::is_suspected() const { return connection_ && connection_->Silence().has_value(); }
 
@@ -87,15 +93,17 @@ Task<void> PeerImpl::Attach(std::shared_ptr<RpcConnection> connection, Instant d
   connected_ = connection->is_open();
   const Status listed = co_await Refresh(deadline);
   if (!listed) MC_LOG(debug, "{}", listed.error().Text());
-  // All at once, each with its own time: a caller in a hurry goes on with those that are open by then.
+  // All at once, each with its own time: a caller in a hurry goes on with those that are open by
+  // then.
   const auto all = std::make_shared<OneShot<bool>>();
   const auto left = std::make_shared<std::size_t>(slots_.size());
   for (const PathSlotPtr& slot : slots_) {
-    Spawn(world_.control, [](std::shared_ptr<PeerImpl> me, PathSlotPtr one, std::shared_ptr<OneShot<bool>> end,
-                             std::shared_ptr<std::size_t> count) -> Task<void> {
-      co_await me->OpenSlot(one);
-      if (--*count == 0) end->Set(true);
-    }(self, slot, all, left));
+    Spawn(world_.control,
+          [](std::shared_ptr<PeerImpl> me, PathSlotPtr one, std::shared_ptr<OneShot<bool>> end,
+             std::shared_ptr<std::size_t> count) -> Task<void> {
+            co_await me->OpenSlot(one);
+            if (--*count == 0) end->Set(true);
+          }(self, slot, all, left));
   }
   if (slots_.empty()) all->Set(true);
   auto opened = WaitUntil(world_.clock, world_.control, all, deadline);
@@ -104,7 +112,8 @@ Task<void> PeerImpl::Attach(std::shared_ptr<RpcConnection> connection, Instant d
   std::string line;
   for (const PathSlotPtr& slot : slots_) {
     const std::lock_guard lock(slot->mutex);
-    line += fmt::format("{}{}{}", line.empty() ? "" : "; ", slot->transport->name(), slot->path ? "" : ": no, " + slot->reason);
+    line += fmt::format("{}{}{}", line.empty() ? "" : "; ", slot->transport->name(),
+                        slot->path ? "" : ": no, " + slot->reason);
   }
   MC_LOG(info, "peer {} at {}: {}", Describe(identity_), ToString(connection->remote()), line);
 }
@@ -121,7 +130,8 @@ Task<void> PeerImpl::OpenSlot(PathSlotPtr slot) {
   info->endpoint = connection->remote();
   info->regions = regions_;
   const auto& advertised = connection->handshake().transports;
-  if (const auto found = advertised.find(std::string(slot->transport->name())); found != advertised.end()) {
+  if (const auto found = advertised.find(std::string(slot->transport->name()));
+      found != advertised.end()) {
     info->advertisement = found->second;
   }
   Result<std::shared_ptr<Path>> path = Fail(ErrorId::kPathUnusable, "the peer does not offer it");
@@ -194,7 +204,8 @@ void PeerImpl::Failed(const PathChoice& choice, const Error& error) {
     choice.slot->reason = error.context;
   }
   choice.path->Close();
-  MC_LOG(info, "path {} to {} is out of use: {}", choice.slot->transport->name(), Describe(identity_), error.Text());
+  MC_LOG(info, "path {} to {} is out of use: {}", choice.slot->transport->name(),
+         Describe(identity_), error.Text());
   Post(world_.control, [self = shared_from_this(), slot = choice.slot] {
     slot->failures_in_row += 1;
     if (!self->closed_) Spawn(self->world_.control, self->Reopen(slot));
@@ -215,7 +226,8 @@ Task<void> PeerImpl::WaitForChange(Instant deadline) {
 }
 
 bool PeerImpl::has_loose_ends() const {
-  return std::any_of(slots_.begin(), slots_.end(), [](const PathSlotPtr& slot) { return slot->loose_ends.load(); });
+  return std::any_of(slots_.begin(), slots_.end(),
+                     [](const PathSlotPtr& slot) { return slot->loose_ends.load(); });
 }
 
 Task<Status> PeerImpl::EndLooseEnds(Instant deadline) {
@@ -246,14 +258,16 @@ Task<Status> PeerImpl::EndLooseEnds(Instant deadline) {
 }
 
 bool PeerImpl::is_opening() const {
-  return std::any_of(slots_.begin(), slots_.end(), [](const PathSlotPtr& slot) { return slot->coming.load(); });
+  return std::any_of(slots_.begin(), slots_.end(),
+                     [](const PathSlotPtr& slot) { return slot->coming.load(); });
 }
 
 std::string PeerImpl::Reasons() const {
   std::string text;
   for (const PathSlotPtr& slot : slots_) {
     const std::lock_guard lock(slot->mutex);
-    text += fmt::format("{}{}: {}", text.empty() ? "" : "; ", slot->transport->name(), slot->path ? "cannot carry this" : slot->reason);
+    text += fmt::format("{}{}: {}", text.empty() ? "" : "; ", slot->transport->name(),
+                        slot->path ? "cannot carry this" : slot->reason);
   }
   return text;
 }
@@ -280,12 +294,15 @@ void PeerImpl::Close(const Error& cause) {
   Changed();
 }
 
-Task<Result<Reply>> PeerImpl::Call(Method method, std::string body, Instant deadline, std::vector<std::byte> payload) {
-  auto call = CallStream(method, std::move(body), deadline, std::move(payload), std::function<bool(Reply)>());
+Task<Result<Reply>> PeerImpl::Call(Method method, std::string body, Instant deadline,
+                                   std::vector<std::byte> payload) {
+  auto call = CallStream(method, std::move(body), deadline, std::move(payload),
+                         std::function<bool(Reply)>());
   co_return co_await std::move(call);
 }
 
-Task<Result<Reply>> PeerImpl::CallStream(Method method, std::string body, Instant deadline, std::vector<std::byte> payload,
+Task<Result<Reply>> PeerImpl::CallStream(Method method, std::string body, Instant deadline,
+                                         std::vector<std::byte> payload,
                                          std::function<bool(Reply)> on_item) {
   const auto self = shared_from_this();
   if (!is_connected()) {
@@ -295,7 +312,8 @@ Task<Result<Reply>> PeerImpl::CallStream(Method method, std::string body, Instan
     if (!connected) co_return Fail(connected.error());
   }
   const std::shared_ptr<RpcConnection> connection = connection_;
-  auto call = connection->CallStream(method, std::move(body), deadline, std::move(payload), std::move(on_item));
+  auto call = connection->CallStream(method, std::move(body), deadline, std::move(payload),
+                                     std::move(on_item));
   co_return co_await std::move(call);
 }
 

@@ -1,4 +1,5 @@
-// What the engine knows of one peer: its connection, its regions, and a path for each transport, or why there is none.
+// What the engine knows of one peer: its connection, its regions, and a path for each transport, or
+// why there is none.
 #pragma once
 
 #include <atomic>
@@ -30,21 +31,23 @@ class KnownRegions final : public PeerRegions {
   };
   mutable std::shared_mutex mutex_;
   std::unordered_map<RegionId, const Known*> by_id_;  // guarded by mutex_
-  std::deque<Known> all_;                             // guarded by mutex_; keeps what Find() has handed out
+  std::deque<Known> all_;  // guarded by mutex_; keeps what Find() has handed out
 };
 
 /// One transport between this process and the peer.
 struct PathSlot {
   PathSlot(std::shared_ptr<Transport> t, Counter& b, Counter& n, Counter& f)
       : transport(std::move(t)), bytes_total(b), transfers_total(n), failures_total(f) {}
-  std::shared_ptr<Transport> transport;  // shared with the engine: an Open() may return after the engine is gone
+  std::shared_ptr<Transport>
+      transport;  // shared with the engine: an Open() may return after the engine is gone
   std::mutex mutex;
-  std::shared_ptr<Path> path;   // guarded by mutex; null: not usable, see reason
-  std::string reason = "not tried yet";  // guarded by mutex
-  std::atomic<bool> coming = true;             // the path is being opened, or will be
-  std::weak_ptr<RpcConnection> opening_over;   // control loop
-  std::atomic<bool> loose_ends = false;        // a path was lost, and what was sent over it may still land
-  int failures_in_row = 0;                     // control loop
+  std::shared_ptr<Path> path;                 // guarded by mutex; null: not usable, see reason
+  std::string reason = "not tried yet";       // guarded by mutex
+  std::atomic<bool> coming = true;            // the path is being opened, or will be
+  std::weak_ptr<RpcConnection> opening_over;  // control loop
+  std::atomic<bool> loose_ends =
+      false;                // a path was lost, and what was sent over it may still land
+  int failures_in_row = 0;  // control loop
   std::atomic<std::uint64_t> bytes = 0;
   std::atomic<std::uint64_t> transfers = 0;
   std::atomic<std::uint64_t> failures = 0;
@@ -74,8 +77,10 @@ class PeerImpl final : public Peer, public std::enable_shared_from_this<PeerImpl
   const Identity& identity() const override { return identity_; }
   bool is_connected() const override { return connected_.load(std::memory_order_acquire); }
   bool is_suspected() const override;
-  Task<Result<Reply>> Call(Method method, std::string body, Instant deadline, std::vector<std::byte> payload) override;
-  Task<Result<Reply>> CallStream(Method method, std::string body, Instant deadline, std::vector<std::byte> payload,
+  Task<Result<Reply>> Call(Method method, std::string body, Instant deadline,
+                           std::vector<std::byte> payload) override;
+  Task<Result<Reply>> CallStream(Method method, std::string body, Instant deadline,
+                                 std::vector<std::byte> payload,
                                  std::function<bool(Reply)> on_item) override;
   void AddRegion(const RegionInfo& region) override { regions_->Add(region, false); }
   std::vector<RegionInfo> ListedRegions() const override { return regions_->Listed(); }
@@ -97,7 +102,8 @@ class PeerImpl final : public Peer, public std::enable_shared_from_this<PeerImpl
   void Failed(const PathChoice& choice, const Error& error);
   /// Whether bytes that were sent over a lost path may still land. Any thread.
   [[nodiscard]] bool has_loose_ends() const;
-  /// Has the peer end them: a batch that is tried again would be overwritten by its own past, after it has reported.
+  /// Has the peer end them: a batch that is tried again would be overwritten by its own past, after
+  /// it has reported.
   [[nodiscard]] Task<Status> EndLooseEnds(Instant deadline);
   /// Returns when a path has come or gone, or at `deadline`.
   [[nodiscard]] Task<void> WaitForChange(Instant deadline);

@@ -16,7 +16,8 @@ struct Answers {
   OneShot<bool> all;
 };
 
-Task<void> AskOne(InstanceCore& core, Record record, Instant deadline, std::shared_ptr<Answers> answers) {
+Task<void> AskOne(InstanceCore& core, Record record, Instant deadline,
+                  std::shared_ptr<Answers> answers) {
   json::object missing{{"label", record.identity.label}, {"id", ToString(record.identity.id)}};
   auto connect = core.engine.Connect(std::move(record), deadline);
   Result<PeerPtr> peer = co_await std::move(connect);
@@ -54,10 +55,12 @@ Task<std::string> CollectCluster(InstanceCore& core, Partners& partners, std::st
     if (record.identity.id != core.engine.identity().id) others.push_back(record);
   }
   answers->left = others.size();
-  for (const Record& record : others) Spawn(core.world.control, AskOne(core, record, deadline, answers));
+  for (const Record& record : others)
+    Spawn(core.world.control, AskOne(core, record, deadline, answers));
   if (!others.empty()) co_await answers->all.Get();
   co_return json::serialize(json::object{{"instances", std::move(answers->instances)},
-                                         {"unreachable", std::move(answers->unreachable)}}) + "\n";
+                                         {"unreachable", std::move(answers->unreachable)}}) +
+      "\n";
 }
 
 }  // namespace mooncake

@@ -1,5 +1,5 @@
-// The life of one request at the instance that its client reached: find who is missing, get the tokens, hide what broke
-// on the way.
+// The life of one request at the instance that its client reached: find who is missing, get the
+// tokens, hide what broke on the way.
 #pragma once
 
 #include "instance/decode_service.h"
@@ -15,9 +15,11 @@ class Coordinator {
  public:
   Coordinator(InstanceCore& core, Partners& partners, DecodeService* decode);
 
-  /// As DecodeService::Generate, on this instance or on a decode partner. A partner that is lost half-way is replaced: the
-  /// tokens are the same wherever they are made, and those that the sink has had are not sent again.
-  [[nodiscard]] Task<Result<CompletionResult>> Complete(std::vector<Token> prompt, std::uint32_t tokens_max, Instant deadline,
+  /// As DecodeService::Generate, on this instance or on a decode partner. A partner that is lost
+  /// half-way is replaced: the tokens are the same wherever they are made, and those that the sink
+  /// has had are not sent again.
+  [[nodiscard]] Task<Result<CompletionResult>> Complete(std::vector<Token> prompt,
+                                                        std::uint32_t tokens_max, Instant deadline,
                                                         AbandonPtr abandon, TokenSink sink);
   [[nodiscard]] std::size_t running() const noexcept { return running_; }
   /// Since the start, of the requests that clients brought to this instance.
@@ -26,14 +28,18 @@ class Coordinator {
     std::uint64_t failed = 0;
     Histogram::Snapshot first_token_us;
   };
-  [[nodiscard]] Totals totals() const noexcept { return {finished_.value(), failed_.value(), first_token_us_.Take()}; }
+  [[nodiscard]] Totals totals() const noexcept {
+    return {finished_.value(), failed_.value(), first_token_us_.Take()};
+  }
 
  private:
   struct Progress;
-  Task<Result<CompletionResult>> CompleteRemotely(std::vector<Token> prompt, std::uint32_t tokens_max, Instant deadline,
+  Task<Result<CompletionResult>> CompleteRemotely(std::vector<Token> prompt,
+                                                  std::uint32_t tokens_max, Instant deadline,
                                                   AbandonPtr abandon, TokenSink sink);
-  Task<Result<CompletionResult>> Attempt(PeerPtr peer, const std::vector<Token>& prompt, std::uint32_t tokens_max,
-                                         Instant deadline, AbandonPtr abandon, std::shared_ptr<Progress> progress);
+  Task<Result<CompletionResult>> Attempt(PeerPtr peer, const std::vector<Token>& prompt,
+                                         std::uint32_t tokens_max, Instant deadline,
+                                         AbandonPtr abandon, std::shared_ptr<Progress> progress);
 
   InstanceCore& core_;
   Partners& partners_;

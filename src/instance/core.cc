@@ -6,9 +6,12 @@ namespace mooncake {
 
 std::string_view ToString(Role role) noexcept {
   switch (role) {
-    case Role::kPrefill: return "prefill";
-    case Role::kDecode: return "decode";
-    case Role::kBoth: return "both";
+    case Role::kPrefill:
+      return "prefill";
+    case Role::kDecode:
+      return "decode";
+    case Role::kBoth:
+      return "both";
   }
   return "both";
 }
@@ -27,7 +30,8 @@ Task<Status> Turnstile::Enter() {
     co_return Status{};
   }
   if (inside_ + waiting_.size() >= total_max_) {
-    co_return Fail(ErrorId::kQueueFull, fmt::format("{} requests are here already", inside_ + waiting_.size()));
+    co_return Fail(ErrorId::kQueueFull,
+                   fmt::format("{} requests are here already", inside_ + waiting_.size()));
   }
   const auto turn = std::make_shared<OneShot<bool>>();
   waiting_.push_back(turn);

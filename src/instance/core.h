@@ -1,5 +1,6 @@
-// What the services of one instance share: model, memory, caches, engine. Everything on the control loop, except the
-// bytes of pages, which the compute thread reads and writes while their sequence holds them.
+// What the services of one instance share: model, memory, caches, engine. Everything on the control
+// loop, except the bytes of pages, which the compute thread reads and writes while their sequence
+// holds them.
 #pragma once
 
 #include <chrono>
@@ -21,15 +22,15 @@ enum class Role { kPrefill, kDecode, kBoth };
 [[nodiscard]] constexpr bool CanDecode(Role role) noexcept { return role != Role::kPrefill; }
 
 struct InstanceLimits {
-  std::size_t queue_max = 256;             ///< Requests held at once, running and waiting, of each service.
-  std::size_t running_max = 32;            ///< Sequences decoded at once.
+  std::size_t queue_max = 256;   ///< Requests held at once, running and waiting, of each service.
+  std::size_t running_max = 32;  ///< Sequences decoded at once.
   Duration request_timeout = std::chrono::seconds(60);
-  double prefill_tokens_per_second = 0;    ///< 0: as fast as this machine computes.
-  double decode_tokens_per_second = 0;     ///< For each request.
+  double prefill_tokens_per_second = 0;  ///< 0: as fast as this machine computes.
+  double decode_tokens_per_second = 0;   ///< For each request.
 };
 
-/// A request may be given up at any time, by its client, its deadline or its caller. Shared between who gives up and who
-/// works; any thread.
+/// A request may be given up at any time, by its client, its deadline or its caller. Shared between
+/// who gives up and who works; any thread.
 struct Abandon {
   std::atomic<bool> flag = false;
   [[nodiscard]] bool is_set() const noexcept { return flag.load(std::memory_order_relaxed); }
@@ -43,7 +44,8 @@ struct InstanceCore {
   Role role;
   InstanceLimits limits;
   SyntheticModel model;
-  std::string model_id;  ///< Name, scale and page size: instances whose texts are equal may exchange pages.
+  std::string
+      model_id;  ///< Name, scale and page size: instances whose texts are equal may exchange pages.
   KvMemory memory;
   PrefixCache cache;
   Compute prefill_compute;
@@ -52,7 +54,8 @@ struct InstanceCore {
   bool closing = false;  ///< Everything ends now.
   TaskGroup tasks;       ///< Coroutines that use this core or a service: Instance waits for them.
 
-  InstanceCore(World& w, Metrics& m, Engine& e, Role r, InstanceLimits l, SyntheticModel mo, std::string id, KvMemory mem)
+  InstanceCore(World& w, Metrics& m, Engine& e, Role r, InstanceLimits l, SyntheticModel mo,
+               std::string id, KvMemory mem)
       : world(w),
         metrics(m),
         engine(e),
@@ -72,10 +75,12 @@ struct InstanceCore {
   }
 };
 
-/// Lets a bounded number in, first come first served; the rest wait, or are refused when too many wait already.
+/// Lets a bounded number in, first come first served; the rest wait, or are refused when too many
+/// wait already.
 class Turnstile {
  public:
-  Turnstile(std::size_t inside_max, std::size_t total_max) : inside_max_(inside_max), total_max_(total_max) {}
+  Turnstile(std::size_t inside_max, std::size_t total_max)
+      : inside_max_(inside_max), total_max_(total_max) {}
   /// kQueueFull at once, or returns when it is the caller's turn; then Leave() once.
   [[nodiscard]] Task<Status> Enter();
   void Leave();

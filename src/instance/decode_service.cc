@@ -10,14 +10,15 @@
 namespace mooncake {
 namespace {
 
-constexpr std::uint32_t kTokensPerStep = 32;       // decoded in one go: about a millisecond
+constexpr std::uint32_t kTokensPerStep = 32;  // decoded in one go: about a millisecond
 constexpr std::size_t kTokensAbsorbedPerStep = 4096;
 constexpr Duration kRetryPause = std::chrono::milliseconds(50);
 
 // After these, the prefill side has ended with the request and touches our pages no more.
 bool HasAnswered(const Error& error) {
-  return error.code() != Errc::kUnknownOutcome && error.id != ErrorId::kConnectionClosed && error.id != ErrorId::kClosed &&
-         error.id != ErrorId::kNetwork && error.code() != Errc::kCancelled;
+  return error.code() != Errc::kUnknownOutcome && error.id != ErrorId::kConnectionClosed &&
+         error.id != ErrorId::kClosed && error.id != ErrorId::kNetwork &&
+         error.code() != Errc::kCancelled;
 }
 
 // Whether another attempt, with this or another partner, may succeed.
@@ -59,10 +60,17 @@ DecodeService::DecodeService(InstanceCore& core, Partners& partners, PrefillServ
       partners_(partners),
       prefill_(prefill),
       turnstile_(core.limits.running_max, core.limits.queue_max),
-      generated_tokens_(core.metrics.AddCounter("mooncake_decode_generated_tokens_total", "Tokens generated.")),
-      received_bytes_(core.metrics.AddCounter("mooncake_decode_received_bytes_total", "KV bytes that prefill instances put into this one's pages.")),
-      retries_(core.metrics.AddCounter("mooncake_decode_prefill_retries_total", "Prefills asked for again because the first did not end well.")),
-      quarantined_(core.metrics.AddCounter("mooncake_decode_quarantines_total", "Times pages were set aside because a lost prefill might still write to them.")) {}
+      generated_tokens_(
+          core.metrics.AddCounter("mooncake_decode_generated_tokens_total", "Tokens generated.")),
+      received_bytes_(
+          core.metrics.AddCounter("mooncake_decode_received_bytes_total",
+                                  "KV bytes that prefill instances put into this one's pages.")),
+      retries_(
+          core.metrics.AddCounter("mooncake_decode_prefill_retries_total",
+                                  "Prefills asked for again because the first did not end well.")),
+      quarantined_(core.metrics.AddCounter(
+          "mooncake_decode_quarantines_total",
+          "Times pages were set aside because a lost prefill might still write to them.")) {}
 
 void DecodeService::AddTo(RpcRouter& router) {
   router.Add(Method::kGenerate, [this](RpcCall& call, Frame request) -> Task<Result<Reply>> {
@@ -70,7 +78,9 @@ void DecodeService::AddTo(RpcRouter& router) {
     co_return co_await std::move(serve);
   });
   if (!CanPrefill(core_.role)) {
-    router.Add(Method::kProbe, [this](RpcCall&, Frame request) -> Task<Result<Reply>> { co_return Probe(request); });
+    router.Add(Method::kProbe, [this](RpcCall&, Frame request) -> Task<Result<Reply>> {
+      co_return Probe(request);
+    });
   }
 }
 
@@ -94,7 +104,9 @@ Task<Result<Reply>> DecodeService::Serve(RpcCall& call, Frame request) {
   if (!Parse(request.body, body)) co_return Fail(ErrorId::kBadFrame, "GenerateRequest");
   if (core_.draining) co_return Fail(ErrorId::kDraining, {});
   if (body.model() != core_.model_id) {
-    co_return Fail(ErrorId::kBadRequest, fmt::format("this instance serves {}, the request is for {}", core_.model_id, body.model()));
+    co_return Fail(ErrorId::kBadRequest,
+                   fmt::format("this instance serves {}, the request is for {}", core_.model_id,
+                               body.model()));
   }
   Result<std::vector<Token>> prompt = TokensFromPayload(request.payload, core_.shape().vocabulary);
   if (!prompt) co_return Fail(prompt.error());
@@ -108,32 +120,49 @@ Task<Result<Reply>> DecodeService::Serve(RpcCall& call, Frame request) {
     co_return sent.has_value();
   };
   const InstanceId preferred{body.prefill_id_high(), body.prefill_id_low()};
-  auto generate = Generate(std::move(*prompt), body.tokens_max(), preferred, call.deadline(), abandon, std::move(sink));
+  auto generate = Generate(std::move(*prompt), body.tokens_max(), preferred, call.deadline(),
+                           abandon, std::move(sink));
   const Result<Generation> generation = co_await std::move(generate);
   if (!generation) co_return Fail(generation.error());
   pb::GenerateReply reply;
   const PrefillOutcome& prefill = generation->prefill;
-  const auto us = [](Duration d) { return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(d).count()); };
+  const auto us = [](Duration d) {
+    return static_cast<std::uint64_t>(
+        std::chrono::duration_cast<std::chrono::microseconds>(d).count());
+  };
   reply.mutable_prefill()->set_tokens_cached(prefill.tokens_cached);
   reply.mutable_prefill()->set_bytes_moved(prefill.bytes_moved);
   reply.mutable_prefill()->set_compute_us(us(prefill.compute));
   reply.mutable_prefill()->set_transfer_us(us(prefill.transfer));
-  for (const auto& [path, bytes] : prefill.bytes_by_path) (*reply.mutable_prefill()->mutable_bytes_by_path())[path] = bytes;
+  for (const auto& [path, bytes] : prefill.bytes_by_path)
+    (*reply.mutable_prefill()->mutable_bytes_by_path())[path] = bytes;
   reply.set_decode_tokens_cached(generation->tokens_cached);
   reply.set_prefill_label(generation->prefill_label);
   co_return MakeReply(reply);
 }
 
-Task<Result<Generation>> DecodeService::Generate(std::vector<Token> prompt, std::uint32_t tokens_max, InstanceId preferred,
-                                                 Instant deadline, AbandonPtr abandon, TokenSink sink) {
-  Work work{std::move(prompt), tokens_max, preferred,
+Task<Result<Generation>> DecodeService::Generate(std::vector<Token> prompt,
+                                                 std::uint32_t tokens_max, InstanceId preferred,
+                                                 Instant deadline, AbandonPtr abandon,
+                                                 TokenSink sink) {
+  Work work{std::move(prompt),
+            tokens_max,
+            preferred,
             std::min(deadline, After(core_.world.clock.Now(), core_.limits.request_timeout)),
-            std::move(abandon), std::move(sink), {}, {}, KvSequence(core_.cache), {}, {}};
+            std::move(abandon),
+            std::move(sink),
+            {},
+            {},
+            KvSequence(core_.cache),
+            {},
+            {}};
   const std::uint64_t tokens = work.prompt.size();
-  // The published context length is a promise about a real model's answers; what bounds this one is its memory.
+  // The published context length is a promise about a real model's answers; what bounds this one is
+  // its memory.
   if (core_.PagesFor(tokens + tokens_max) > core_.memory.pages()) {
-    co_return Fail(ErrorId::kKvFull, fmt::format("{} + {} tokens, there is room for {}", tokens, tokens_max,
-                                                 std::uint64_t{core_.memory.pages()} * core_.shape().page_tokens));
+    co_return Fail(ErrorId::kKvFull,
+                   fmt::format("{} + {} tokens, there is room for {}", tokens, tokens_max,
+                               std::uint64_t{core_.memory.pages()} * core_.shape().page_tokens));
   }
   queued_tokens_ += tokens;
   const Status entered = co_await turnstile_.Enter();
@@ -178,13 +207,15 @@ Task<Status> DecodeService::GetPages(Work& work) {
   work.generation.tokens_cached = static_cast<std::uint32_t>(reused * core_.shape().page_tokens);
   if (work.generation.tokens_cached == work.prompt.size()) co_return Status{};  // all of it is here
   if (CanPrefill(core_.role)) {
-    auto compute = prefill_.ComputeInPlace(work.chains, work.sequence, work.generation.tokens_cached, work.deadline, work.abandon);
+    auto compute = prefill_.ComputeInPlace(
+        work.chains, work.sequence, work.generation.tokens_cached, work.deadline, work.abandon);
     const Status computed = co_await std::move(compute);
     work.generation.prefill.tokens_cached = work.generation.tokens_cached;
     if (!computed) work.sequence.Clear();
     co_return computed;
   }
-  auto choose = partners_.Choose(Role::kPrefill, work.page_ends, work.prompt.size(), work.avoid, work.preferred, work.deadline, work.abandon);
+  auto choose = partners_.Choose(Role::kPrefill, work.page_ends, work.prompt.size(), work.avoid,
+                                 work.preferred, work.deadline, work.abandon);
   Result<PeerPtr> peer = co_await std::move(choose);
   if (!peer) {
     work.sequence.Clear();
@@ -213,11 +244,13 @@ Task<Status> DecodeService::Remote(Work& work, PeerPtr peer) {
   request.set_model(core_.model_id);
   request.set_first_page(static_cast<std::uint32_t>(first_page));
   *request.mutable_target() = ToProto(core_.memory.region());
-  for (std::size_t page = first_page; page < prompt_pages; ++page) request.add_pages(IndexOf(work.sequence.pages()[page]));
+  for (std::size_t page = first_page; page < prompt_pages; ++page)
+    request.add_pages(IndexOf(work.sequence.pages()[page]));
   request.set_layer_stride_bytes(core_.memory.layer_stride_bytes());
   *request.mutable_caller() = ToProto(record_);
   std::string body = request.SerializeAsString();
-  auto call = peer->CallStream(Method::kPrefill, std::move(body), work.deadline, ToPayload(work.prompt), std::function<bool(Reply)>());
+  auto call = peer->CallStream(Method::kPrefill, std::move(body), work.deadline,
+                               ToPayload(work.prompt), std::function<bool(Reply)>());
   const Result<Reply> reply = co_await std::move(call);
   if (!reply) co_return Fail(reply.error());
   pb::PrefillReply answer;
@@ -233,14 +266,16 @@ Task<Status> DecodeService::Remote(Work& work, PeerPtr peer) {
   co_return Status{};
 }
 
-// Keeps pages out of use until the peer is known to be dead, or its own deadline for the request has passed.
+// Keeps pages out of use until the peer is known to be dead, or its own deadline for the request
+// has passed.
 Task<void> DecodeService::Quarantine(PeerPtr peer, KvSequence pages, Instant until) {
   const TaskGroup::Pass pass(core_.tasks);
   constexpr Duration kSlack = std::chrono::seconds(1);
   constexpr Duration kLook = std::chrono::milliseconds(100);
   const Instant end = After(until, kSlack);
   while (core_.world.clock.Now() < end && !core_.closing) {
-    auto call = peer->Call(Method::kProbe, {}, std::min(end, After(core_.world.clock.Now(), kLook)), {});
+    auto call =
+        peer->Call(Method::kProbe, {}, std::min(end, After(core_.world.clock.Now(), kLook)), {});
     const Result<Reply> reply = co_await std::move(call);
     if (!reply && reply.error().id == ErrorId::kPeerGone) break;
     co_await core_.world.clock.SleepFor(core_.world.control, kLook);
@@ -257,8 +292,10 @@ Task<Status> DecodeService::Decode(Work& work) {
   };
   const auto absorb = [&](std::size_t first, std::size_t last) {
     while (first < last) {
-      const std::size_t count = std::min(last - first, shape.page_tokens - first % shape.page_tokens);
-      for (std::uint32_t layer = 0; layer < shape.layers; ++layer) digest.Absorb(layer, row(first, layer), static_cast<std::uint32_t>(count));
+      const std::size_t count =
+          std::min(last - first, shape.page_tokens - first % shape.page_tokens);
+      for (std::uint32_t layer = 0; layer < shape.layers; ++layer)
+        digest.Absorb(layer, row(first, layer), static_cast<std::uint32_t>(count));
       first += count;
     }
   };
@@ -266,7 +303,8 @@ Task<Status> DecodeService::Decode(Work& work) {
     const std::size_t last = std::min(work.prompt.size(), first + kTokensAbsorbedPerStep);
     std::function<void()> read = [&] { absorb(first, last); };
     co_await core_.decode_compute.Run(std::move(read));
-    if (work.abandon->is_set()) co_return Fail(ErrorId::kCancelled, "while reading the prompt's cache");
+    if (work.abandon->is_set())
+      co_return Fail(ErrorId::kCancelled, "while reading the prompt's cache");
   }
 
   const double rate = core_.limits.decode_tokens_per_second;
@@ -282,7 +320,8 @@ Task<Status> DecodeService::Decode(Work& work) {
         const Token token = core_.model.NextToken(digest, position, row);
         tokens.push_back(token);
         chains.push_back(Advance(chains.back(), token, position));
-        for (std::uint32_t layer = 0; layer < shape.layers; ++layer) core_.model.FillRow(layer, chains.back(), row(position, layer));
+        for (std::uint32_t layer = 0; layer < shape.layers; ++layer)
+          core_.model.FillRow(layer, chains.back(), row(position, layer));
         absorb(position, position + 1);
       }
     };
@@ -293,8 +332,11 @@ Task<Status> DecodeService::Decode(Work& work) {
       const Duration paced(static_cast<std::int64_t>(1e9 * static_cast<double>(made) / rate));
       co_await core_.Pause(std::min(work.deadline, After(begin, paced)), *work.abandon);
     }
-    if (work.abandon->is_set() || core_.closing) co_return Fail(ErrorId::kCancelled, fmt::format("after {} tokens", made));
-    if (core_.world.clock.Now() >= work.deadline) co_return Fail(ErrorId::kDeadline, fmt::format("{} of {} tokens were generated", made, work.tokens_max));
+    if (work.abandon->is_set() || core_.closing)
+      co_return Fail(ErrorId::kCancelled, fmt::format("after {} tokens", made));
+    if (core_.world.clock.Now() >= work.deadline)
+      co_return Fail(ErrorId::kDeadline,
+                     fmt::format("{} of {} tokens were generated", made, work.tokens_max));
     auto deliver = work.sink(std::move(tokens));
     const bool wanted = co_await std::move(deliver);
     if (!wanted) co_return Fail(ErrorId::kCancelled, "nobody takes the tokens");

@@ -1,5 +1,5 @@
-// Decode: gets the KV cache of a prompt into its own pages, from a prefill instance or by computing it, and turns it into
-// tokens.
+// Decode: gets the KV cache of a prompt into its own pages, from a prefill instance or by computing
+// it, and turns it into tokens.
 #pragma once
 
 #include <functional>
@@ -28,11 +28,18 @@ class DecodeService {
   void AddTo(RpcRouter& router);
   void SetRecord(Record record) { record_ = std::move(record); }
 
-  /// The `tokens_max` tokens that follow `prompt`. kQueueFull, kKvFull, kNoPartner, kPrefillFailed, kDeadline, kCancelled.
-  [[nodiscard]] Task<Result<Generation>> Generate(std::vector<Token> prompt, std::uint32_t tokens_max, InstanceId preferred,
-                                                  Instant deadline, AbandonPtr abandon, TokenSink sink);
-  [[nodiscard]] std::size_t queue_length() const noexcept { return turnstile_.inside() + turnstile_.waiting(); }
-  [[nodiscard]] std::uint64_t generated_tokens() const noexcept { return generated_tokens_.value(); }
+  /// The `tokens_max` tokens that follow `prompt`. kQueueFull, kKvFull, kNoPartner, kPrefillFailed,
+  /// kDeadline, kCancelled.
+  [[nodiscard]] Task<Result<Generation>> Generate(std::vector<Token> prompt,
+                                                  std::uint32_t tokens_max, InstanceId preferred,
+                                                  Instant deadline, AbandonPtr abandon,
+                                                  TokenSink sink);
+  [[nodiscard]] std::size_t queue_length() const noexcept {
+    return turnstile_.inside() + turnstile_.waiting();
+  }
+  [[nodiscard]] std::uint64_t generated_tokens() const noexcept {
+    return generated_tokens_.value();
+  }
 
  private:
   struct Work;

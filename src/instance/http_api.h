@@ -16,8 +16,8 @@ struct HttpApiParts {
   std::function<std::string()> status;  ///< StatusJson().
 };
 
-/// Routes: POST /v1/completions, GET /v1/models /health /ready /metrics /status /cluster and / (the page).
-/// `parts` outlives the handler.
+/// Routes: POST /v1/completions, GET /v1/models /health /ready /metrics /status /cluster and / (the
+/// page). `parts` outlives the handler.
 [[nodiscard]] HttpHandler MakeHttpApi(HttpApiParts parts);
 
 }  // namespace mooncake

@@ -1,5 +1,5 @@
-// The KV memory of one instance: one mappable region, in which each layer has its pages one after another. Page P of
-// layer L begins at (L * pages + P) * page_bytes.
+// The KV memory of one instance: one mappable region, in which each layer has its pages one after
+// another. Page P of layer L begins at (L * pages + P) * page_bytes.
 #pragma once
 
 #include <cstdint>
@@ -12,13 +12,16 @@ namespace mooncake {
 
 class KvMemory {
  public:
-  /// Takes as many pages as fit into `budget_bytes`, at least one. kKvFull if not even one does; else as
-  /// Engine::Allocate. The region is unlisted: only who is given its key may write there.
-  [[nodiscard]] static Result<KvMemory> Allocate(Engine& engine, const ScaledShape& shape, std::uint64_t budget_bytes);
+  /// Takes as many pages as fit into `budget_bytes`, at least one. kKvFull if not even one does;
+  /// else as Engine::Allocate. The region is unlisted: only who is given its key may write there.
+  [[nodiscard]] static Result<KvMemory> Allocate(Engine& engine, const ScaledShape& shape,
+                                                 std::uint64_t budget_bytes);
 
   [[nodiscard]] const RegionInfo& region() const noexcept { return region_; }
   [[nodiscard]] std::uint32_t pages() const noexcept { return pages_; }
-  [[nodiscard]] std::uint64_t layer_stride_bytes() const noexcept { return pages_ * shape_.page_bytes(); }
+  [[nodiscard]] std::uint64_t layer_stride_bytes() const noexcept {
+    return pages_ * shape_.page_bytes();
+  }
   [[nodiscard]] std::uint64_t Offset(std::uint32_t layer, PageNumber page) const noexcept {
     return layer * layer_stride_bytes() + IndexOf(page) * shape_.page_bytes();
   }

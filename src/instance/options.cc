@@ -4,36 +4,65 @@ namespace mooncake {
 namespace {
 
 constexpr OptionSpec kOptions[] = {
-    {"role", "both", Unit::kChoice, "What this instance does: compute prompts, generate tokens, or both.", "prefill|decode|both"},
-    {"local_hostname", "", Unit::kText,
-     "The instance's label, and where it listens: host, host:port or any name. A port that is written is the port that is "
-     "listened on; without one a free port is chosen and published. Without a value: every address, the role as label.",
-     {}, "label"},
+    {"role", "both", Unit::kChoice,
+     "What this instance does: compute prompts, generate tokens, or both.", "prefill|decode|both"},
+    {"local_hostname",
+     "",
+     Unit::kText,
+     "The instance's label, and where it listens: host, host:port or any name. A port that is "
+     "written is the port that is "
+     "listened on; without one a free port is chosen and published. Without a value: every "
+     "address, the role as label.",
+     {},
+     "label"},
     {"host", "", Unit::kText, "Listen at this address instead of the one in local_hostname."},
-    {"port", "", Unit::kCount, "Listen on this port instead of the one in local_hostname; 0 chooses a free one."},
-    {"metadata_server", "", Unit::kText,
-     "The directory: etcd://[user:password@]host:port[,host:port], mooncake://host:port, P2PHANDSHAKE, or host:port for "
-     "etcd. Without a value: this host's own, which needs no service.",
-     {}, "directory"},
+    {"port", "", Unit::kCount,
+     "Listen on this port instead of the one in local_hostname; 0 chooses a free one."},
+    {"metadata_server",
+     "",
+     Unit::kText,
+     "The directory: etcd://[user:password@]host:port[,host:port], "
+     "redis://[[user:]password@]host:port[/database], "
+     "http://host:port/metadata, mooncake://host:port, P2PHANDSHAKE, or host:port for etcd. "
+     "Without a value: this host's "
+     "own, which needs no service.",
+     {},
+     "directory"},
+    {"redis_password",
+     "",
+     Unit::kSecret,
+     "The password of a redis:// directory that is written without one. Also read from "
+     "MC_REDIS_PASSWORD.",
+     {},
+     {},
+     "MC_REDIS_PASSWORD"},
     {"cluster", "default", Unit::kText, "Instances of different clusters do not see each other."},
-    {"directory_wait", "15s", Unit::kDuration, "How long to wait for the directory at start before giving up; 0 waits for ever."},
+    {"directory_wait", "15s", Unit::kDuration,
+     "How long to wait for the directory at start before giving up; 0 waits for ever."},
     {"protocol", "", Unit::kChoice,
-     "The transport to prefer. Whatever it says, the best path that works is used, and one line tells which.", "rdma|tcp|shm"},
+     "The transport to prefer. Whatever it says, the best path that works is used, and one line "
+     "tells which.",
+     "rdma|tcp|shm"},
     {"device_name", "", Unit::kText, "RDMA devices, separated by commas."},
-    {"transports", "", Unit::kText, "Only these transports, separated by commas: shm, ring, cma, tcp. Without a value: all."},
+    {"transports", "", Unit::kText,
+     "Only these transports, separated by commas: shm, ring, cma, tcp. Without a value: all."},
     {"model", "llama-3-8b", Unit::kText, "The model's shape; `mooncake models` lists them."},
-    {"scale", "0.015625", Unit::kNumber, "Share of the model's real KV bytes per token that is kept, above 0 and at most 1."},
+    {"scale", "0.015625", Unit::kNumber,
+     "Share of the model's real KV bytes per token that is kept, above 0 and at most 1."},
     {"page_tokens", "16", Unit::kCount, "Tokens in one page of KV memory."},
     {"kv_memory", "512MiB", Unit::kBytes, "Memory for KV pages."},
     {"queue_max", "256", Unit::kCount, "Requests held at once; more are answered with 429."},
     {"running_max", "32", Unit::kCount, "Sequences decoded at once; more wait."},
-    {"request_timeout", "60s", Unit::kDuration, "A request that is not answered by then ends with an error that says why."},
+    {"request_timeout", "60s", Unit::kDuration,
+     "A request that is not answered by then ends with an error that says why."},
     {"drain_timeout", "30s", Unit::kDuration, "How long to finish requests after SIGTERM."},
-    {"prefill_tokens_per_second", "0", Unit::kNumber, "The prefill speed to imitate; 0: as fast as this machine computes."},
-    {"decode_tokens_per_second", "0", Unit::kNumber, "The decode speed to imitate, for each request; 0: as fast as it goes."},
+    {"prefill_tokens_per_second", "0", Unit::kNumber,
+     "The prefill speed to imitate; 0: as fast as this machine computes."},
+    {"decode_tokens_per_second", "0", Unit::kNumber,
+     "The decode speed to imitate, for each request; 0: as fast as it goes."},
     {"log_level", "info", Unit::kChoice, "What is logged to stderr.", "debug|info|warn|error|off"},
-    // Keys of the files that people have today. They configure other programs, or parts of the public system that this
-    // one has no need of.
+    // Keys of the files that people have today. They configure other programs, or parts of the
+    // public system that this one has no need of.
     {"master_server_address", "", Unit::kUnused, ""},
     {"master_server_addr", "", Unit::kUnused, ""},
     {"metadata_backend", "", Unit::kUnused, ""},

@@ -1,4 +1,5 @@
-// Every option of an instance, in one table: file, environment, flags, --help and docs/configuration.md read it.
+// Every option of an instance, in one table: file, environment, flags, --help and
+// docs/configuration.md read it.
 #pragma once
 
 #include <span>

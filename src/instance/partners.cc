@@ -23,11 +23,13 @@ bool Partners::Fits(const Record& record, Role role) const {
     return found == record.attributes.end() ? std::string() : found->second;
   };
   const std::string theirs = attribute("role");
-  return attribute("model") == core_.model_id && (theirs == ToString(role) || theirs == ToString(Role::kBoth));
+  return attribute("model") == core_.model_id &&
+         (theirs == ToString(role) || theirs == ToString(Role::kBoth));
 }
 
 bool Partners::Knows(Role role) const {
-  return std::any_of(records_.begin(), records_.end(), [this, role](const Record& r) { return Fits(r, role); });
+  return std::any_of(records_.begin(), records_.end(),
+                     [this, role](const Record& r) { return Fits(r, role); });
 }
 
 void Partners::Suspect(const InstanceId& id) {
@@ -35,7 +37,9 @@ void Partners::Suspect(const InstanceId& id) {
   stale_ = true;
 }
 
-bool Partners::is_fresh(Duration age_max) const { return !stale_ && core_.world.clock.Now() - fetched_ < age_max; }
+bool Partners::is_fresh(Duration age_max) const {
+  return !stale_ && core_.world.clock.Now() - fetched_ < age_max;
+}
 
 Task<Status> Partners::Refresh(Duration age_max, Instant deadline) {
   if (!is_fresh(age_max)) {
@@ -58,7 +62,8 @@ void Partners::StartFetch() {
 Task<void> Partners::Fetch() {
   const TaskGroup::Pass pass(core_.tasks);
   stale_ = false;  // whoever finds out meanwhile that a record is wrong says so again
-  Result<std::vector<Record>> records = co_await directory_.List(After(core_.world.clock.Now(), kFetchTimeout));
+  Result<std::vector<Record>> records =
+      co_await directory_.List(After(core_.world.clock.Now(), kFetchTimeout));
   fetching_ = false;
   fetched_ = core_.world.clock.Now();
   last_error_.reset();
@@ -81,11 +86,13 @@ std::vector<Record> Partners::Fitting(Role role, const std::set<InstanceId>& avo
     const auto suspect = suspects_.find(r.identity.id);
     return !avoid.contains(r.identity.id) && (suspect == suspects_.end() || suspect->second <= now);
   };
-  if (std::any_of(fitting.begin(), fitting.end(), trusted)) std::erase_if(fitting, [&](const Record& r) { return !trusted(r); });
+  if (std::any_of(fitting.begin(), fitting.end(), trusted))
+    std::erase_if(fitting, [&](const Record& r) { return !trusted(r); });
   return fitting;
 }
 
-Task<void> Partners::Ask(Record record, std::string body, InstanceId preferred, Instant deadline, std::shared_ptr<Asked> asked,
+Task<void> Partners::Ask(Record record, std::string body, InstanceId preferred, Instant deadline,
+                         std::shared_ptr<Asked> asked,
                          std::shared_ptr<std::function<void()>> done) {
   const TaskGroup::Pass pass(core_.tasks);
   const InstanceId id = record.identity.id;
@@ -98,13 +105,14 @@ Task<void> Partners::Ask(Record record, std::string body, InstanceId preferred, 
     pb::ProbeReply answer;
     if (reply && Parse(reply->body, answer)) {
       asked->peer = *peer;
-      asked->answer = Candidate{.id = id,
-                                .tokens_cached = std::uint64_t{answer.pages_cached()} * core_.shape().page_tokens,
-                                .tokens_queued = answer.queued_tokens(),
-                                .queue_length = answer.queue_length(),
-                                .queue_max = answer.queue_max(),
-                                .draining = answer.draining(),
-                                .preferred = id == preferred};
+      asked->answer = Candidate{
+          .id = id,
+          .tokens_cached = std::uint64_t{answer.pages_cached()} * core_.shape().page_tokens,
+          .tokens_queued = answer.queued_tokens(),
+          .queue_length = answer.queue_length(),
+          .queue_max = answer.queue_max(),
+          .draining = answer.draining(),
+          .preferred = id == preferred};
       last_failures_.erase(id);
     } else {
       failure = reply ? Error{ErrorId::kBadFrame, "ProbeReply"} : reply.error();
@@ -119,8 +127,9 @@ Task<void> Partners::Ask(Record record, std::string body, InstanceId preferred, 
   (*done)();
 }
 
-Task<Result<PeerPtr>> Partners::Choose(Role role, const std::vector<Chain>& page_ends, std::size_t prompt_tokens,
-                                       std::set<InstanceId> avoid, InstanceId preferred, Instant deadline, AbandonPtr abandon) {
+Task<Result<PeerPtr>> Partners::Choose(Role role, const std::vector<Chain>& page_ends,
+                                       std::size_t prompt_tokens, std::set<InstanceId> avoid,
+                                       InstanceId preferred, Instant deadline, AbandonPtr abandon) {
   pb::ProbeRequest request;
   for (const Chain chain : page_ends) request.add_page_chains(static_cast<std::uint64_t>(chain));
   const std::string body = request.SerializeAsString();
@@ -138,7 +147,8 @@ Task<Result<PeerPtr>> Partners::Choose(Role role, const std::vector<Chain>& page
       StartFetch();
     }
     if (fitting.size() > kAskedMax) {
-      for (std::size_t i = 0; i < kAskedMax; ++i) std::swap(fitting[i], fitting[i + core_.world.random.Below(fitting.size() - i)]);
+      for (std::size_t i = 0; i < kAskedMax; ++i)
+        std::swap(fitting[i], fitting[i + core_.world.random.Below(fitting.size() - i)]);
       fitting.resize(kAskedMax);
     }
 
@@ -161,19 +171,24 @@ Task<Result<PeerPtr>> Partners::Choose(Role role, const std::vector<Chain>& page
       candidates.push_back(*answer->answer);
       peers.push_back(answer->peer);
     }
-    if (const std::optional<std::size_t> chosen = ChoosePartner(candidates, prompt_tokens)) co_return peers[*chosen];
+    if (const std::optional<std::size_t> chosen = ChoosePartner(candidates, prompt_tokens))
+      co_return peers[*chosen];
 
     if (fitting.empty()) {
-      reason = fmt::format("no {} instance for {} is registered in {}", ToString(role), core_.model_id, directory_.Describe());
+      reason = fmt::format("no {} instance for {} is registered in {}", ToString(role),
+                           core_.model_id, directory_.Describe());
     } else if (candidates.empty()) {
       const auto failure = last_failures_.find(fitting[0].identity.id);
-      reason = fmt::format("{} of {} {} instances answer; {}", 0, fitting.size(), ToString(role),
-                           failure == last_failures_.end() ? Describe(fitting[0].identity) : failure->second);
+      reason = fmt::format(
+          "{} of {} {} instances answer; {}", 0, fitting.size(), ToString(role),
+          failure == last_failures_.end() ? Describe(fitting[0].identity) : failure->second);
     } else {
-      reason = fmt::format("all {} {} instances are full or draining", candidates.size(), ToString(role));
+      reason = fmt::format("all {} {} instances are full or draining", candidates.size(),
+                           ToString(role));
     }
     if (last_error_) reason += "; " + last_error_->Text();
-    if (After(core_.world.clock.Now(), kPause) >= deadline) co_return Fail(ErrorId::kNoPartner, reason);
+    if (After(core_.world.clock.Now(), kPause) >= deadline)
+      co_return Fail(ErrorId::kNoPartner, reason);
     stale_ = true;
     co_await core_.world.clock.SleepFor(core_.world.control, kPause);
   }

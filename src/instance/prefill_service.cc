@@ -15,18 +15,20 @@ constexpr std::size_t kStepBytes = 1 << 20;  // rows computed between two looks 
 constexpr std::size_t kBatchesInFlightMax = 8;
 
 std::uint64_t Microseconds(Duration duration) {
-  return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(duration).count());
+  return static_cast<std::uint64_t>(
+      std::chrono::duration_cast<std::chrono::microseconds>(duration).count());
 }
 
 // Computes the rows of tokens [first, last) of one layer into the sequence's pages.
-void FillPages(const InstanceCore& core, std::uint32_t layer, std::span<const Chain> chains, std::span<const PageNumber> pages,
-               std::size_t first, std::size_t last) {
+void FillPages(const InstanceCore& core, std::uint32_t layer, std::span<const Chain> chains,
+               std::span<const PageNumber> pages, std::size_t first, std::size_t last) {
   const std::size_t page_tokens = core.shape().page_tokens;
   while (first < last) {
     const std::size_t page = first / page_tokens;
     const std::size_t in_page = first % page_tokens;
     const std::size_t count = std::min(last - first, page_tokens - in_page);
-    core.model.FillRows(layer, chains.subspan(first, count), core.memory.At(layer, pages[page]) + in_page * core.shape().row_bytes);
+    core.model.FillRows(layer, chains.subspan(first, count),
+                        core.memory.At(layer, pages[page]) + in_page * core.shape().row_bytes);
     first += count;
   }
 }
@@ -36,17 +38,23 @@ void FillPages(const InstanceCore& core, std::uint32_t layer, std::span<const Ch
 PrefillService::PrefillService(InstanceCore& core)
     : core_(core),
       turnstile_(1, core.limits.queue_max),
-      computed_tokens_(core.metrics.AddCounter("mooncake_prefill_computed_tokens_total", "Prompt tokens whose KV rows were computed.")),
-      cached_tokens_(core.metrics.AddCounter("mooncake_prefill_cached_tokens_total", "Prompt tokens found in the prefix cache.")),
-      compute_us_(core.metrics.AddHistogram("mooncake_prefill_compute_microseconds", "Time to compute a prompt.")),
-      transfer_us_(core.metrics.AddHistogram("mooncake_prefill_transfer_microseconds", "Time from the first layer handed over to the last byte in place.")) {}
+      computed_tokens_(core.metrics.AddCounter("mooncake_prefill_computed_tokens_total",
+                                               "Prompt tokens whose KV rows were computed.")),
+      cached_tokens_(core.metrics.AddCounter("mooncake_prefill_cached_tokens_total",
+                                             "Prompt tokens found in the prefix cache.")),
+      compute_us_(core.metrics.AddHistogram("mooncake_prefill_compute_microseconds",
+                                            "Time to compute a prompt.")),
+      transfer_us_(core.metrics.AddHistogram(
+          "mooncake_prefill_transfer_microseconds",
+          "Time from the first layer handed over to the last byte in place.")) {}
 
 void PrefillService::AddTo(RpcRouter& router) {
   router.Add(Method::kPrefill, [this](RpcCall& call, Frame request) -> Task<Result<Reply>> {
     auto serve = Serve(call, std::move(request));
     co_return co_await std::move(serve);
   });
-  router.Add(Method::kProbe, [this](RpcCall&, Frame request) -> Task<Result<Reply>> { co_return Probe(request); });
+  router.Add(Method::kProbe,
+             [this](RpcCall&, Frame request) -> Task<Result<Reply>> { co_return Probe(request); });
 }
 
 Result<Reply> PrefillService::Probe(const Frame& request) {
@@ -70,26 +78,36 @@ Task<Result<Reply>> PrefillService::Serve(RpcCall& call, Frame request) {
   if (!Parse(request.body, body)) co_return Fail(ErrorId::kBadFrame, "PrefillRequest");
   if (core_.draining) co_return Fail(ErrorId::kDraining, {});
   if (body.model() != core_.model_id) {
-    co_return Fail(ErrorId::kBadRequest, fmt::format("this instance serves {}, the request is for {}", core_.model_id, body.model()));
+    co_return Fail(ErrorId::kBadRequest,
+                   fmt::format("this instance serves {}, the request is for {}", core_.model_id,
+                               body.model()));
   }
   Result<std::vector<Token>> prompt = TokensFromPayload(request.payload, core_.shape().vocabulary);
   if (!prompt) co_return Fail(prompt.error());
   const std::size_t pages = core_.PagesFor(prompt->size());
-  if (body.first_page() > pages || static_cast<std::size_t>(body.pages_size()) != pages - body.first_page()) {
-    co_return Fail(ErrorId::kBadRequest, fmt::format("{} target pages for pages {} to {}", body.pages_size(), body.first_page(), pages));
+  if (body.first_page() > pages ||
+      static_cast<std::size_t>(body.pages_size()) != pages - body.first_page()) {
+    co_return Fail(ErrorId::kBadRequest, fmt::format("{} target pages for pages {} to {}",
+                                                     body.pages_size(), body.first_page(), pages));
   }
   const auto abandon = std::make_shared<Abandon>();
   call.OnCancel([abandon] { abandon->flag = true; });
-  const Instant deadline = std::min(call.deadline(), After(core_.world.clock.Now(), core_.limits.request_timeout));
+  const Instant deadline =
+      std::min(call.deadline(), After(core_.world.clock.Now(), core_.limits.request_timeout));
 
   Record caller = FromProto(body.caller());
-  if (caller.identity.id != call.peer().id) co_return Fail(ErrorId::kBadRequest, "the caller's record is another's");
+  if (caller.identity.id != call.peer().id)
+    co_return Fail(ErrorId::kBadRequest, "the caller's record is another's");
   auto connect = core_.engine.Connect(std::move(caller), deadline);
   Result<PeerPtr> peer = co_await std::move(connect);
   if (!peer) co_return Fail(Within("the decode side cannot be reached from here", peer.error()));
   const RegionInfo region = FromProto(body.target());
   (*peer)->AddRegion(region);
-  PrefillTarget target{*peer, region.id, body.first_page(), {body.pages().begin(), body.pages().end()}, body.layer_stride_bytes()};
+  PrefillTarget target{*peer,
+                       region.id,
+                       body.first_page(),
+                       {body.pages().begin(), body.pages().end()},
+                       body.layer_stride_bytes()};
   auto prefill = Prefill(std::move(*prompt), std::move(target), deadline, abandon);
   const Result<PrefillOutcome> outcome = co_await std::move(prefill);
   if (!outcome) co_return Fail(outcome.error());
@@ -98,11 +116,13 @@ Task<Result<Reply>> PrefillService::Serve(RpcCall& call, Frame request) {
   reply.set_bytes_moved(outcome->bytes_moved);
   reply.set_compute_us(Microseconds(outcome->compute));
   reply.set_transfer_us(Microseconds(outcome->transfer));
-  for (const auto& [path, bytes] : outcome->bytes_by_path) (*reply.mutable_bytes_by_path())[path] = bytes;
+  for (const auto& [path, bytes] : outcome->bytes_by_path)
+    (*reply.mutable_bytes_by_path())[path] = bytes;
   co_return MakeReply(reply);
 }
 
-Task<Result<PrefillOutcome>> PrefillService::Prefill(std::vector<Token> prompt, PrefillTarget target, Instant deadline,
+Task<Result<PrefillOutcome>> PrefillService::Prefill(std::vector<Token> prompt,
+                                                     PrefillTarget target, Instant deadline,
                                                      AbandonPtr abandon) {
   const std::uint64_t tokens = prompt.size();
   queued_tokens_ += tokens;
@@ -120,24 +140,29 @@ Task<Result<PrefillOutcome>> PrefillService::Prefill(std::vector<Token> prompt, 
 
 std::uint32_t PrefillService::LayersPerStep(std::size_t tokens) const noexcept {
   const std::uint64_t layer_bytes = std::max<std::uint64_t>(1, tokens * core_.shape().row_bytes);
-  const std::uint32_t few = std::max(1U, core_.shape().layers / 4);  // at least four hand-overs for each prompt
+  const std::uint32_t few =
+      std::max(1U, core_.shape().layers / 4);  // at least four hand-overs for each prompt
   return static_cast<std::uint32_t>(std::clamp<std::uint64_t>(kStepBytes / layer_bytes, 1, few));
 }
 
-std::vector<Copy> PrefillService::CopiesOf(std::uint32_t first_layer, std::uint32_t last_layer, std::size_t tokens,
-                                           const KvSequence& sequence, const PrefillTarget& target) const {
+std::vector<Copy> PrefillService::CopiesOf(std::uint32_t first_layer, std::uint32_t last_layer,
+                                           std::size_t tokens, const KvSequence& sequence,
+                                           const PrefillTarget& target) const {
   const ScaledShape& shape = core_.shape();
   std::vector<Copy> copies;
   copies.reserve((last_layer - first_layer) * target.pages.size());
   for (std::uint32_t layer = first_layer; layer < last_layer; ++layer) {
     for (std::size_t i = 0; i < target.pages.size(); ++i) {
       const std::size_t page = target.first_page + i;
-      const std::size_t rows = std::min<std::size_t>(shape.page_tokens, tokens - page * shape.page_tokens);
-      const std::uint64_t offset = layer * target.layer_stride_bytes + target.pages[i] * shape.page_bytes();
+      const std::size_t rows =
+          std::min<std::size_t>(shape.page_tokens, tokens - page * shape.page_tokens);
+      const std::uint64_t offset =
+          layer * target.layer_stride_bytes + target.pages[i] * shape.page_bytes();
       const std::uint64_t length = rows * shape.row_bytes;
       std::byte* const local = core_.memory.At(layer, sequence.pages()[page]);
       Copy* const last = copies.empty() ? nullptr : &copies.back();
-      if (last != nullptr && last->local + last->length_bytes == local && last->offset + last->length_bytes == offset) {
+      if (last != nullptr && last->local + last->length_bytes == local &&
+          last->offset + last->length_bytes == offset) {
         last->length_bytes += length;  // neighbours at both ends: one range
       } else {
         copies.push_back({local, target.region, offset, length});
@@ -147,7 +172,8 @@ std::vector<Copy> PrefillService::CopiesOf(std::uint32_t first_layer, std::uint3
   return copies;
 }
 
-Task<Result<PrefillOutcome>> PrefillService::PrefillInTurn(std::vector<Token> prompt, PrefillTarget target, Instant deadline,
+Task<Result<PrefillOutcome>> PrefillService::PrefillInTurn(std::vector<Token> prompt,
+                                                           PrefillTarget target, Instant deadline,
                                                            AbandonPtr abandon) {
   if (abandon->is_set()) co_return Fail(ErrorId::kCancelled, "before its turn");
   const ScaledShape& shape = core_.shape();
@@ -165,7 +191,8 @@ Task<Result<PrefillOutcome>> PrefillService::PrefillInTurn(std::vector<Token> pr
   const std::size_t missing = prompt.size() - first;
   const Instant begin = core_.world.clock.Now();
   const double rate = core_.limits.prefill_tokens_per_second;
-  const Duration model_time(rate > 0 ? static_cast<std::int64_t>(1e9 * static_cast<double>(missing) / rate) : 0);
+  const Duration model_time(
+      rate > 0 ? static_cast<std::int64_t>(1e9 * static_cast<double>(missing) / rate) : 0);
   const std::uint32_t step = LayersPerStep(prompt.size());
   std::deque<std::shared_ptr<Batch>> in_flight;
   Status status;
@@ -179,19 +206,23 @@ Task<Result<PrefillOutcome>> PrefillService::PrefillInTurn(std::vector<Token> pr
   };
   for (std::uint32_t layer = 0; layer < shape.layers && status; layer += step) {
     const std::uint32_t end = std::min(shape.layers, layer + step);
-    if (abandon->is_set() || core_.closing) status = Fail(ErrorId::kCancelled, fmt::format("at layer {}", layer));
-    if (status && core_.world.clock.Now() >= deadline) status = Fail(ErrorId::kDeadline, fmt::format("prefill at layer {}", layer));
+    if (abandon->is_set() || core_.closing)
+      status = Fail(ErrorId::kCancelled, fmt::format("at layer {}", layer));
+    if (status && core_.world.clock.Now() >= deadline)
+      status = Fail(ErrorId::kDeadline, fmt::format("prefill at layer {}", layer));
     if (!status) break;
     if (missing > 0) {
       std::function<void()> work = [&, layer, end] {
-        for (std::uint32_t l = layer; l < end; ++l) FillPages(core_, l, chains, sequence.pages(), first, prompt.size());
+        for (std::uint32_t l = layer; l < end; ++l)
+          FillPages(core_, l, chains, sequence.pages(), first, prompt.size());
       };
       co_await core_.prefill_compute.Run(std::move(work));
       const Instant paced = After(begin, model_time * end / shape.layers);
       co_await core_.Pause(std::min(paced, deadline), *abandon);
     }
     if (target.pages.empty()) continue;
-    in_flight.push_back(core_.engine.Submit(target.peer, Direction::kWrite, CopiesOf(layer, end, prompt.size(), sequence, target),
+    in_flight.push_back(core_.engine.Submit(target.peer, Direction::kWrite,
+                                            CopiesOf(layer, end, prompt.size(), sequence, target),
                                             {.deadline = deadline}));
     if (in_flight.size() >= kBatchesInFlightMax) {
       const std::shared_ptr<Batch> oldest = in_flight.front();
@@ -216,24 +247,29 @@ Task<Result<PrefillOutcome>> PrefillService::PrefillInTurn(std::vector<Token> pr
   co_return outcome;
 }
 
-Task<Status> PrefillService::ComputeInPlace(const std::vector<Chain>& chains, const KvSequence& sequence,
-                                            std::size_t first_token, Instant deadline, AbandonPtr abandon) {
+Task<Status> PrefillService::ComputeInPlace(const std::vector<Chain>& chains,
+                                            const KvSequence& sequence, std::size_t first_token,
+                                            Instant deadline, AbandonPtr abandon) {
   const ScaledShape& shape = core_.shape();
   const Status entered = co_await turnstile_.Enter();
   if (!entered) co_return entered;
   const std::size_t missing = chains.size() - first_token;
   const Instant begin = core_.world.clock.Now();
   const double rate = core_.limits.prefill_tokens_per_second;
-  const Duration model_time(rate > 0 ? static_cast<std::int64_t>(1e9 * static_cast<double>(missing) / rate) : 0);
+  const Duration model_time(
+      rate > 0 ? static_cast<std::int64_t>(1e9 * static_cast<double>(missing) / rate) : 0);
   const std::uint32_t step = LayersPerStep(chains.size());
   Status status;
   for (std::uint32_t layer = 0; layer < shape.layers && missing > 0; layer += step) {
     const std::uint32_t end = std::min(shape.layers, layer + step);
-    if (abandon->is_set() || core_.closing) status = Fail(ErrorId::kCancelled, fmt::format("at layer {}", layer));
-    if (status && core_.world.clock.Now() >= deadline) status = Fail(ErrorId::kDeadline, fmt::format("prefill at layer {}", layer));
+    if (abandon->is_set() || core_.closing)
+      status = Fail(ErrorId::kCancelled, fmt::format("at layer {}", layer));
+    if (status && core_.world.clock.Now() >= deadline)
+      status = Fail(ErrorId::kDeadline, fmt::format("prefill at layer {}", layer));
     if (!status) break;
     std::function<void()> work = [&, layer, end] {
-      for (std::uint32_t l = layer; l < end; ++l) FillPages(core_, l, chains, sequence.pages(), first_token, chains.size());
+      for (std::uint32_t l = layer; l < end; ++l)
+        FillPages(core_, l, chains, sequence.pages(), first_token, chains.size());
     };
     co_await core_.prefill_compute.Run(std::move(work));
     const Instant paced = After(begin, model_time * end / shape.layers);

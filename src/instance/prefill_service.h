@@ -1,4 +1,5 @@
-// Prefill: computes the KV cache of a prompt, and hands it to the decode side layer by layer while it computes.
+// Prefill: computes the KV cache of a prompt, and hands it to the decode side layer by layer while
+// it computes.
 #pragma once
 
 #include <memory>
@@ -12,7 +13,8 @@ struct PrefillOutcome {
   std::uint32_t tokens_cached = 0;  ///< Tokens whose rows were not computed again.
   std::uint64_t bytes_moved = 0;
   Duration compute{};
-  Duration transfer{};  ///< Of the bytes, counted from the first layer's start to the last one's end.
+  Duration
+      transfer{};  ///< Of the bytes, counted from the first layer's start to the last one's end.
   std::map<std::string, std::uint64_t> bytes_by_path;
 };
 
@@ -31,14 +33,19 @@ class PrefillService {
   /// Serves kPrefill and kProbe. Before the port serves.
   void AddTo(RpcRouter& router);
 
-  /// Computes the prompt into this instance's pages and writes them to `target`. kQueueFull, kKvFull, kDeadline,
-  /// kCancelled, and what the engine fails with.
-  [[nodiscard]] Task<Result<PrefillOutcome>> Prefill(std::vector<Token> prompt, PrefillTarget target, Instant deadline,
+  /// Computes the prompt into this instance's pages and writes them to `target`. kQueueFull,
+  /// kKvFull, kDeadline, kCancelled, and what the engine fails with.
+  [[nodiscard]] Task<Result<PrefillOutcome>> Prefill(std::vector<Token> prompt,
+                                                     PrefillTarget target, Instant deadline,
                                                      AbandonPtr abandon);
-  /// Computes rows [first_token, end) of the sequence into its pages; for an instance that decodes them itself.
-  [[nodiscard]] Task<Status> ComputeInPlace(const std::vector<Chain>& chains, const KvSequence& sequence,
-                                            std::size_t first_token, Instant deadline, AbandonPtr abandon);
-  [[nodiscard]] std::size_t queue_length() const noexcept { return turnstile_.inside() + turnstile_.waiting(); }
+  /// Computes rows [first_token, end) of the sequence into its pages; for an instance that decodes
+  /// them itself.
+  [[nodiscard]] Task<Status> ComputeInPlace(const std::vector<Chain>& chains,
+                                            const KvSequence& sequence, std::size_t first_token,
+                                            Instant deadline, AbandonPtr abandon);
+  [[nodiscard]] std::size_t queue_length() const noexcept {
+    return turnstile_.inside() + turnstile_.waiting();
+  }
   [[nodiscard]] std::uint64_t queued_tokens() const noexcept { return queued_tokens_; }
   [[nodiscard]] std::uint64_t computed_tokens() const noexcept { return computed_tokens_.value(); }
   [[nodiscard]] std::uint64_t cached_tokens() const noexcept { return cached_tokens_.value(); }
@@ -46,9 +53,11 @@ class PrefillService {
  private:
   Task<Result<Reply>> Serve(RpcCall& call, Frame request);
   Result<Reply> Probe(const Frame& request);
-  Task<Result<PrefillOutcome>> PrefillInTurn(std::vector<Token> prompt, PrefillTarget target, Instant deadline, AbandonPtr abandon);
-  [[nodiscard]] std::vector<Copy> CopiesOf(std::uint32_t first_layer, std::uint32_t last_layer, std::size_t tokens,
-                                           const KvSequence& sequence, const PrefillTarget& target) const;
+  Task<Result<PrefillOutcome>> PrefillInTurn(std::vector<Token> prompt, PrefillTarget target,
+                                             Instant deadline, AbandonPtr abandon);
+  [[nodiscard]] std::vector<Copy> CopiesOf(std::uint32_t first_layer, std::uint32_t last_layer,
+                                           std::size_t tokens, const KvSequence& sequence,
+                                           const PrefillTarget& target) const;
   [[nodiscard]] std::uint32_t LayersPerStep(std::size_t tokens) const noexcept;
 
   InstanceCore& core_;

@@ -50,7 +50,8 @@ std::string StatusJson(const StatusSources& sources) {
   const Identity& identity = core.engine.identity();
   const auto seconds = [](Duration d) { return std::chrono::duration<double>(d).count(); };
   const Instant now = core.world.clock.Now();
-  json::object directory{{"connection", sources.directory.Describe()}, {"reachable", !sources.directory.outage()}};
+  json::object directory{{"connection", sources.directory.Describe()},
+                         {"reachable", !sources.directory.outage()}};
   if (const std::optional<Outage> outage = sources.directory.outage()) {
     directory["unreachable_seconds"] = seconds(now - outage->since);
     directory["cause"] = outage->cause.Text();
@@ -96,7 +97,8 @@ std::string StatusJson(const StatusSources& sources) {
                          {"cached_tokens", sources.prefill->cached_tokens()}};
   }
   if (sources.decode != nullptr) {
-    object["decode"] = {{"queue_length", sources.decode->queue_length()}, {"generated_tokens", sources.decode->generated_tokens()}};
+    object["decode"] = {{"queue_length", sources.decode->queue_length()},
+                        {"generated_tokens", sources.decode->generated_tokens()}};
   }
   return json::serialize(object);
 }

@@ -1,4 +1,5 @@
-// What an instance says of itself, as JSON: GET /status, the remote call kStatus, `mooncake status` and the page read it.
+// What an instance says of itself, as JSON: GET /status, the remote call kStatus, `mooncake status`
+// and the page read it.
 #pragma once
 
 #include <string>

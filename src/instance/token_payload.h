@@ -1,4 +1,5 @@
-// Prompts as they travel between instances: tokens of four bytes, little-endian, in the payload of a frame.
+// Prompts as they travel between instances: tokens of four bytes, little-endian, in the payload of
+// a frame.
 #pragma once
 
 #include <fmt/format.h>
@@ -19,7 +20,8 @@ namespace mooncake {
 }
 
 /// kBadRequest: no token, a part of one, or one that the vocabulary does not have.
-[[nodiscard]] inline Result<std::vector<Token>> TokensFromPayload(Bytes payload, std::uint32_t vocabulary) {
+[[nodiscard]] inline Result<std::vector<Token>> TokensFromPayload(Bytes payload,
+                                                                  std::uint32_t vocabulary) {
   if (payload.empty() || payload.size() % sizeof(Token) != 0) {
     return Fail(ErrorId::kBadRequest, fmt::format("a prompt of {} bytes", payload.size()));
   }
@@ -27,7 +29,8 @@ namespace mooncake {
   std::memcpy(tokens.data(), payload.data(), payload.size());
   for (const Token token : tokens) {
     if (token >= vocabulary) {
-      return Fail(ErrorId::kBadRequest, fmt::format("token {} is outside the vocabulary of {}", token, vocabulary));
+      return Fail(ErrorId::kBadRequest,
+                  fmt::format("token {} is outside the vocabulary of {}", token, vocabulary));
     }
   }
   return tokens;

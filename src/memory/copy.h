@@ -1,5 +1,6 @@
-// Copying memory as fast as this machine can. No kernel is best on every processor, so a few milliseconds at start fill
-// a table: for each class of sizes, the kernel that won here. `mooncake status` prints it.
+// Copying memory as fast as this machine can. No kernel is best on every processor, so a few
+// milliseconds at start fill a table: for each class of sizes, the kernel that won here. `mooncake
+// status` prints it.
 #pragma once
 
 #include <array>
@@ -27,24 +28,27 @@ class CopyEngine {
       if (length_bytes > 0) std::memcpy(to, from, length_bytes);
       return;
     }
-    choices_[ClassOf(length_bytes)].copy.copy(static_cast<std::byte*>(to), static_cast<const std::byte*>(from),
-                                              length_bytes);
+    choices_[ClassOf(length_bytes)].copy.copy(static_cast<std::byte*>(to),
+                                              static_cast<const std::byte*>(from), length_bytes);
   }
-  /// One range of many, more in all than a cache near the processor holds: may go around the cache whatever its length.
+  /// One range of many, more in all than a cache near the processor holds: may go around the cache
+  /// whatever its length.
   void CopyInBulk(void* to, const void* from, std::size_t length_bytes) const noexcept {
     if (length_bytes <= kTinyBytes) {
       std::memcpy(to, from, length_bytes);
       return;
     }
-    choices_[ClassOf(length_bytes)].bulk.copy(static_cast<std::byte*>(to), static_cast<const std::byte*>(from),
-                                              length_bytes);
+    choices_[ClassOf(length_bytes)].bulk.copy(static_cast<std::byte*>(to),
+                                              static_cast<const std::byte*>(from), length_bytes);
   }
   /// From so many bytes on, ranges are to be copied with CopyInBulk().
   static constexpr std::uint64_t kBulkBytesMin = 1 << 20;
-  /// Copies and returns the CRC32C of the bytes, continued from `seed`: 0, or the CRC of what came before.
+  /// Copies and returns the CRC32C of the bytes, continued from `seed`: 0, or the CRC of what came
+  /// before.
   [[nodiscard]] std::uint32_t CopyCrc32c(void* to, const void* from, std::size_t length_bytes,
                                          std::uint32_t seed) const noexcept;
-  [[nodiscard]] std::uint32_t Crc32c(const void* from, std::size_t length_bytes, std::uint32_t seed) const noexcept;
+  [[nodiscard]] std::uint32_t Crc32c(const void* from, std::size_t length_bytes,
+                                     std::uint32_t seed) const noexcept;
 
   /// What copies of `length_bytes` reached; also nanoseconds per byte upside down.
   [[nodiscard]] double gigabytes_per_second(std::size_t length_bytes) const noexcept {
@@ -64,7 +68,8 @@ class CopyEngine {
 
  private:
   static constexpr std::size_t kTinyBytes = 256;
-  static constexpr std::array<std::uint64_t, 5> kClassBytesMax = {kTinyBytes, 4 << 10, 64 << 10, 1 << 20, UINT64_MAX};
+  static constexpr std::array<std::uint64_t, 5> kClassBytesMax = {kTinyBytes, 4 << 10, 64 << 10,
+                                                                  1 << 20, UINT64_MAX};
   struct Choice {
     internal::CopyKernel copy;
     double gigabytes_per_second;

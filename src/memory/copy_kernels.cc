@@ -12,7 +12,8 @@ namespace {
 
 // Copies a block, then sums its source while that is still in the nearest cache.
 template <CopyFunction kCopy>
-std::uint32_t CopyThenCrc(std::byte* to, const std::byte* from, std::size_t length, std::uint32_t state) noexcept {
+std::uint32_t CopyThenCrc(std::byte* to, const std::byte* from, std::size_t length,
+                          std::uint32_t state) noexcept {
   constexpr std::size_t kBlockBytes = kInterleavedPages * kPageBytes;
   while (length > 0) {
     const std::size_t block = std::min(length, kBlockBytes);
@@ -35,7 +36,9 @@ bool HasErms() {
 }
 bool HasSse42() { return __builtin_cpu_supports("sse4.2") != 0; }
 bool HasAvx2() { return __builtin_cpu_supports("avx2") != 0; }
-bool HasAvx512() { return __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0; }
+bool HasAvx512() {
+  return __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0;
+}
 bool HasFolding() { return HasAvx512() && HasSse42() && __builtin_cpu_supports("vpclmulqdq") != 0; }
 #endif
 

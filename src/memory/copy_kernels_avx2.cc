@@ -20,7 +20,8 @@ MC_TARGET inline void Stream(std::byte* to, __m256i value) {
   _mm256_stream_si256(reinterpret_cast<__m256i*>(to), value);
 }
 
-// Copies up to the first cache line of the target; streaming stores must be aligned. Returns the bytes copied.
+// Copies up to the first cache line of the target; streaming stores must be aligned. Returns the
+// bytes copied.
 inline std::size_t CopyHead(std::byte* to, const std::byte* from, std::size_t length) {
   const std::size_t head = (64 - (reinterpret_cast<std::uintptr_t>(to) & 63)) & 63;
   if (head >= length) {

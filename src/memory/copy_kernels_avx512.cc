@@ -35,8 +35,9 @@ MC_TARGET inline void StreamLines(std::byte* to, const std::byte* from, std::siz
   std::memcpy(to + at, from + at, length - at);
 }
 
-// CRC by folding: four registers hold 256 bytes whose CRC equals that of everything read so far; a carry-less
-// multiplication moves each 256 bytes further on. At the end those 256 bytes go through the crc32 instruction.
+// CRC by folding: four registers hold 256 bytes whose CRC equals that of everything read so far; a
+// carry-less multiplication moves each 256 bytes further on. At the end those 256 bytes go through
+// the crc32 instruction.
 constexpr std::size_t kFoldBytes = 256;
 constexpr std::uint64_t kFoldLow = static_cast<std::uint64_t>(CrcPower(8 * kFoldBytes + 32)) << 1;
 constexpr std::uint64_t kFoldHigh = static_cast<std::uint64_t>(CrcPower(8 * kFoldBytes - 32)) << 1;
@@ -47,7 +48,8 @@ enum class Sink { kNone, kCached, kStreamed };
 template <Sink kSink>
 MC_TARGET_CRC inline void Put(std::byte* to, __m512i value) {
   if constexpr (kSink == Sink::kCached) _mm512_storeu_si512(to, value);
-  if constexpr (kSink == Sink::kStreamed) _mm512_stream_si512(reinterpret_cast<__m512i*>(to), value);
+  if constexpr (kSink == Sink::kStreamed)
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(to), value);
 }
 
 MC_TARGET_CRC inline __m512i Fold(__m512i sum, __m512i constants, __m512i next) {
@@ -58,7 +60,8 @@ MC_TARGET_CRC inline __m512i Fold(__m512i sum, __m512i constants, __m512i next) 
 
 // A multiple of kFoldBytes, at least one.
 template <Sink kSink>
-MC_TARGET_CRC std::uint32_t FoldAll(std::byte* to, const std::byte* from, std::size_t length, std::uint32_t state) {
+MC_TARGET_CRC std::uint32_t FoldAll(std::byte* to, const std::byte* from, std::size_t length,
+                                    std::uint32_t state) {
   const __m512i constants = _mm512_broadcast_i32x4(
       _mm_set_epi64x(static_cast<long long>(kFoldHigh), static_cast<long long>(kFoldLow)));
   __m512i sums[4];
@@ -66,7 +69,8 @@ MC_TARGET_CRC std::uint32_t FoldAll(std::byte* to, const std::byte* from, std::s
     sums[i] = _mm512_loadu_si512(from + 64 * i);
     Put<kSink>(to + 64 * i, sums[i]);
   }
-  sums[0] = _mm512_xor_si512(sums[0], _mm512_zextsi128_si512(_mm_cvtsi32_si128(static_cast<int>(state))));
+  sums[0] =
+      _mm512_xor_si512(sums[0], _mm512_zextsi128_si512(_mm_cvtsi32_si128(static_cast<int>(state))));
   for (std::size_t at = kFoldBytes; at < length; at += kFoldBytes) {
     for (std::size_t i = 0; i < 4; ++i) {
       const __m512i next = _mm512_loadu_si512(from + at + 64 * i);
@@ -148,7 +152,8 @@ MC_TARGET void CopyAvx512Pages(std::byte* to, const std::byte* from, std::size_t
 std::uint32_t CrcAvx512(const std::byte* from, std::size_t length, std::uint32_t state) noexcept {
   return CopyFolding<Sink::kNone>(nullptr, from, length, state);
 }
-std::uint32_t CopyCrcAvx512(std::byte* to, const std::byte* from, std::size_t length, std::uint32_t state) noexcept {
+std::uint32_t CopyCrcAvx512(std::byte* to, const std::byte* from, std::size_t length,
+                            std::uint32_t state) noexcept {
   return CopyFolding<Sink::kCached>(to, from, length, state);
 }
 std::uint32_t CopyCrcAvx512Stream(std::byte* to, const std::byte* from, std::size_t length,

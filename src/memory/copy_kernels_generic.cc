@@ -25,7 +25,9 @@ void FlushFromCaches(const std::byte* bytes, std::size_t length) noexcept {
 #endif
 }
 
-void CopyMemcpy(std::byte* to, const std::byte* from, std::size_t length) noexcept { std::memcpy(to, from, length); }
+void CopyMemcpy(std::byte* to, const std::byte* from, std::size_t length) noexcept {
+  std::memcpy(to, from, length);
+}
 
 void CopyRepMovsb(std::byte* to, const std::byte* from, std::size_t length) noexcept {
 #if defined(__x86_64__)

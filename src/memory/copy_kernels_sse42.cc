@@ -17,7 +17,8 @@ MC_TARGET inline std::uint64_t Load(const std::byte* from) {
   return word;
 }
 
-// Three lanes of kLaneBytes side by side, then joined: each lane's state is advanced over the bytes of those behind it.
+// Three lanes of kLaneBytes side by side, then joined: each lane's state is advanced over the bytes
+// of those behind it.
 template <std::size_t kLaneBytes, bool kCopy>
 MC_TARGET std::uint32_t ThreeLanes(std::byte* to, const std::byte* from, std::uint32_t state) {
   static_assert(kLaneBytes % 8 == 0);
@@ -38,7 +39,8 @@ MC_TARGET std::uint32_t ThreeLanes(std::byte* to, const std::byte* from, std::ui
       std::memcpy(to + 2 * kLaneBytes + i, &third, 8);
     }
   }
-  const std::uint32_t joined = CrcShift(kShift, static_cast<std::uint32_t>(a)) ^ static_cast<std::uint32_t>(b);
+  const std::uint32_t joined =
+      CrcShift(kShift, static_cast<std::uint32_t>(a)) ^ static_cast<std::uint32_t>(b);
   return CrcShift(kShift, joined) ^ static_cast<std::uint32_t>(c);
 }
 
@@ -46,9 +48,11 @@ constexpr std::size_t kLongLane = 1360;  // three make a page, less 16 bytes
 constexpr std::size_t kShortLane = 128;
 
 template <bool kCopy>
-MC_TARGET std::uint32_t Run(std::byte* to, const std::byte* from, std::size_t length, std::uint32_t state) {
+MC_TARGET std::uint32_t Run(std::byte* to, const std::byte* from, std::size_t length,
+                            std::uint32_t state) {
   std::size_t at = 0;
-  for (; length - at >= 3 * kLongLane; at += 3 * kLongLane) state = ThreeLanes<kLongLane, kCopy>(to + at, from + at, state);
+  for (; length - at >= 3 * kLongLane; at += 3 * kLongLane)
+    state = ThreeLanes<kLongLane, kCopy>(to + at, from + at, state);
   for (; length - at >= 3 * kShortLane; at += 3 * kShortLane) {
     state = ThreeLanes<kShortLane, kCopy>(to + at, from + at, state);
   }
@@ -62,7 +66,8 @@ MC_TARGET std::uint32_t Run(std::byte* to, const std::byte* from, std::size_t le
 
 }  // namespace
 
-MC_TARGET std::uint32_t CrcSse42(const std::byte* from, std::size_t length, std::uint32_t state) noexcept {
+MC_TARGET std::uint32_t CrcSse42(const std::byte* from, std::size_t length,
+                                 std::uint32_t state) noexcept {
   return Run<false>(nullptr, from, length, state);
 }
 MC_TARGET std::uint32_t CopyCrcSse42(std::byte* to, const std::byte* from, std::size_t length,

@@ -25,8 +25,8 @@ std::vector<std::byte> RandomBytes(std::size_t count, unsigned seed) {
 
 // Copies into the middle of guard bytes; true if exactly the asked bytes changed, and rightly.
 template <class Copy>
-bool CopiesExactly(const std::vector<std::byte>& source, std::size_t from, std::size_t to, std::size_t length,
-                   const Copy& copy) {
+bool CopiesExactly(const std::vector<std::byte>& source, std::size_t from, std::size_t to,
+                   std::size_t length, const Copy& copy) {
   std::vector<std::byte> target(kGuardBytes + to + length + kGuardBytes, kGuard);
   copy(target.data() + kGuardBytes + to, source.data() + from, length);
   std::vector<std::byte> expected(target.size(), kGuard);
@@ -48,17 +48,20 @@ TEST(Copy, EveryKernelCopiesExactlyItsRange) {
   std::mt19937_64 random(2);
   for (const auto& kernel : CopyKernels()) {
     for (std::size_t length = 0; length <= 600; ++length) {
-      ASSERT_TRUE(CopiesExactly(source, length % 67, length % 65, length, kernel.copy)) << kernel.name << " " << length;
+      ASSERT_TRUE(CopiesExactly(source, length % 67, length % 65, length, kernel.copy))
+          << kernel.name << " " << length;
     }
     for (std::size_t to = 0; to < 65; ++to) {
       for (const std::size_t from : {0, 1, 31, 64}) {
-        ASSERT_TRUE(CopiesExactly(source, from, to, 4096 + to, kernel.copy)) << kernel.name << " " << to;
+        ASSERT_TRUE(CopiesExactly(source, from, to, 4096 + to, kernel.copy))
+            << kernel.name << " " << to;
       }
     }
     for (int i = 0; i < 40; ++i) {
       const std::size_t from = random() % 4096;
       const std::size_t length = random() % (source.size() - from);
-      ASSERT_TRUE(CopiesExactly(source, from, random() % 128, length, kernel.copy)) << kernel.name << " " << length;
+      ASSERT_TRUE(CopiesExactly(source, from, random() % 128, length, kernel.copy))
+          << kernel.name << " " << length;
     }
   }
 }
@@ -68,9 +71,11 @@ TEST(Copy, EveryCrcKernelAgreesWithTheSlowOne) {
   for (const auto& kernel : CrcKernels()) {
     for (std::size_t length = 0; length <= 3000; length += length < 300 ? 1 : 37) {
       const std::byte* const from = source.data() + length % 9;
-      ASSERT_EQ(kernel.crc(from, length, 0xFFFFFFFF), SlowCrc(from, length, 0xFFFFFFFF)) << kernel.name << " " << length;
+      ASSERT_EQ(kernel.crc(from, length, 0xFFFFFFFF), SlowCrc(from, length, 0xFFFFFFFF))
+          << kernel.name << " " << length;
     }
-    ASSERT_EQ(kernel.crc(source.data(), source.size(), 7), SlowCrc(source.data(), source.size(), 7)) << kernel.name;
+    ASSERT_EQ(kernel.crc(source.data(), source.size(), 7), SlowCrc(source.data(), source.size(), 7))
+        << kernel.name;
   }
 }
 
@@ -80,9 +85,10 @@ TEST(Copy, EveryCopyCrcKernelCopiesAndSums) {
   for (const auto& kernel : CopyCrcKernels()) {
     const auto check = [&](std::size_t from, std::size_t to, std::size_t length) {
       std::uint32_t state = 0;
-      const bool exact = CopiesExactly(source, from, to, length, [&](std::byte* target, const std::byte* begin, std::size_t n) {
-        state = kernel.copy(target, begin, n, 0x12345678);
-      });
+      const bool exact = CopiesExactly(
+          source, from, to, length, [&](std::byte* target, const std::byte* begin, std::size_t n) {
+            state = kernel.copy(target, begin, n, 0x12345678);
+          });
       return exact && state == internal::CrcTable(source.data() + from, length, 0x12345678);
     };
     for (std::size_t length = 0; length <= 2200; length += length < 400 ? 1 : 13) {
@@ -95,7 +101,8 @@ TEST(Copy, EveryCopyCrcKernelCopiesAndSums) {
   }
 }
 
-TEST(Copy, Crc32cMatchesPublishedVectors) {  // RFC 3720, appendix B.4, and the check value of the polynomial
+TEST(Copy, Crc32cMatchesPublishedVectors) {  // RFC 3720, appendix B.4, and the check value of the
+                                             // polynomial
   const CopyEngine engine = CopyEngine::Plain();
   const std::string_view digits = "123456789";
   EXPECT_EQ(engine.Crc32c(digits.data(), digits.size(), 0), 0xE3069283U);
@@ -112,8 +119,9 @@ TEST(Copy, AMeasuredEngineCopiesAndSumsInEveryClass) {
   RealWorld world;
   const CopyEngine engine = CopyEngine::Measure(world.world().clock);
   const std::vector<std::byte> source = RandomBytes(3 << 20, 6);
-  for (const std::size_t length : {std::size_t{0}, std::size_t{1}, std::size_t{256}, std::size_t{257}, std::size_t{4097},
-                                   std::size_t{65537}, (std::size_t{1} << 20) + 1, source.size()}) {
+  for (const std::size_t length :
+       {std::size_t{0}, std::size_t{1}, std::size_t{256}, std::size_t{257}, std::size_t{4097},
+        std::size_t{65537}, (std::size_t{1} << 20) + 1, source.size()}) {
     std::vector<std::byte> target(length);
     engine.Copy(target.data(), source.data(), length);
     ASSERT_TRUE(std::equal(target.begin(), target.end(), source.begin())) << length;

@@ -1,4 +1,5 @@
-// Arithmetic modulo the Castagnoli polynomial, at compile time: tables and folding constants are computed, not copied.
+// Arithmetic modulo the Castagnoli polynomial, at compile time: tables and folding constants are
+// computed, not copied.
 #pragma once
 
 #include <array>
@@ -35,7 +36,8 @@ constexpr std::array<std::array<std::uint32_t, 256>, 8> CrcByteTables() {
   std::array<std::array<std::uint32_t, 256>, 8> tables{};
   for (std::uint32_t b = 0; b < 256; ++b) {
     std::uint32_t state = b;
-    for (int i = 0; i < 8; ++i) state = (state & 1) != 0 ? (state >> 1) ^ kCrc32cPolynomial : state >> 1;
+    for (int i = 0; i < 8; ++i)
+      state = (state & 1) != 0 ? (state >> 1) ^ kCrc32cPolynomial : state >> 1;
     tables[0][b] = state;
   }
   for (std::size_t k = 1; k < 8; ++k) {
@@ -66,7 +68,8 @@ constexpr CrcShiftTables MakeCrcShiftTables(std::uint64_t bytes) {
   return tables;
 }
 constexpr std::uint32_t CrcShift(const CrcShiftTables& tables, std::uint32_t state) {
-  return tables[0][state & 0xFF] ^ tables[1][state >> 8 & 0xFF] ^ tables[2][state >> 16 & 0xFF] ^ tables[3][state >> 24];
+  return tables[0][state & 0xFF] ^ tables[1][state >> 8 & 0xFF] ^ tables[2][state >> 16 & 0xFF] ^
+         tables[3][state >> 24];
 }
 
 }  // namespace mooncake::internal

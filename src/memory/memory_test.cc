@@ -25,7 +25,8 @@ class Regions : public testing::Test {
 TEST_F(Regions, ResolveChecksKeyBoundsAndAccess) {
   const Result<RegionInfo> info = table_.Register(memory_.data(), 1000, {.access = Access::kRead});
   ASSERT_TRUE(Succeeds(info));
-  const auto resolve = [&](RegionKey key, std::uint64_t offset, std::uint64_t length, Access access) {
+  const auto resolve = [&](RegionKey key, std::uint64_t offset, std::uint64_t length,
+                           Access access) {
     return table_.Resolve(info->id, key, offset, length, access);
   };
   const Result<PinnedRange> whole = resolve(info->key, 0, 1000, Access::kRead);
@@ -38,7 +39,8 @@ TEST_F(Regions, ResolveChecksKeyBoundsAndAccess) {
   EXPECT_TRUE(FailsWith(resolve(info->key, 1, 1000, Access::kRead), ErrorId::kOutOfRegion));
   EXPECT_TRUE(FailsWith(resolve(info->key, 1, UINT64_MAX, Access::kRead), ErrorId::kOutOfRegion));
   EXPECT_TRUE(FailsWith(resolve(info->key, UINT64_MAX, 2, Access::kRead), ErrorId::kOutOfRegion));
-  EXPECT_TRUE(FailsWith(table_.Resolve(RegionId{99}, info->key, 0, 1, Access::kRead), ErrorId::kRegionUnknown));
+  EXPECT_TRUE(FailsWith(table_.Resolve(RegionId{99}, info->key, 0, 1, Access::kRead),
+                        ErrorId::kRegionUnknown));
 }
 
 TEST_F(Regions, OverlapsAreRefusedAndChangeNothing) {
@@ -65,10 +67,12 @@ TEST_F(Regions, UnregisteringTellsWhenNobodyCopiesAnyMore) {
   int unused = 0;
   ASSERT_TRUE(Succeeds(table_.Unregister(info->id, [&unused] { ++unused; })));
   EXPECT_EQ(unused, 0);
-  EXPECT_TRUE(FailsWith(table_.Resolve(info->id, info->key, 0, 10, Access::kWrite), ErrorId::kRegionUnknown));
+  EXPECT_TRUE(FailsWith(table_.Resolve(info->id, info->key, 0, 10, Access::kWrite),
+                        ErrorId::kRegionUnknown));
   pin.reset();
   EXPECT_EQ(unused, 1);
-  EXPECT_TRUE(FailsWith(table_.Unregister(info->id, [&unused] { ++unused; }), ErrorId::kRegionUnknown));
+  EXPECT_TRUE(
+      FailsWith(table_.Unregister(info->id, [&unused] { ++unused; }), ErrorId::kRegionUnknown));
   EXPECT_EQ(unused, 1);
   const auto again = table_.Register(memory_.data(), 100, {});
   ASSERT_TRUE(Succeeds(again));
@@ -96,7 +100,8 @@ TEST(SharedSegments, AViewSeesTheOwnersBytesAndAReadOnlyOneCannotWrite) {
   EXPECT_EQ((*view)->bytes()[5000], std::byte{42});
   (*view)->bytes()[1] = std::byte{7};
   EXPECT_EQ((*segment)->bytes()[1], std::byte{7});
-  EXPECT_TRUE(FailsWith(MappedView::Map(UniqueFd(::dup((*segment)->fd(false))), 10000, true), ErrorId::kMapFailed));
+  EXPECT_TRUE(FailsWith(MappedView::Map(UniqueFd(::dup((*segment)->fd(false))), 10000, true),
+                        ErrorId::kMapFailed));
   EXPECT_TRUE(Succeeds(MappedView::Map(UniqueFd(::dup((*segment)->fd(false))), 10000, false)));
   (*segment)->Populate(nullptr);
   EXPECT_EQ((*segment)->bytes()[5000], std::byte{42});
@@ -108,7 +113,8 @@ TEST(SharedSegments, APeersDescriptorIsChecked) {
   EXPECT_TRUE(FailsWith(MappedView::Map(std::move(unsealed), 8192, false), ErrorId::kMapFailed));
   const auto segment = SharedSegment::Create("test", 4096);
   ASSERT_TRUE(Succeeds(segment));
-  EXPECT_TRUE(FailsWith(MappedView::Map(UniqueFd(::dup((*segment)->fd(true))), 4097, false), ErrorId::kMapFailed));
+  EXPECT_TRUE(FailsWith(MappedView::Map(UniqueFd(::dup((*segment)->fd(true))), 4097, false),
+                        ErrorId::kMapFailed));
   EXPECT_TRUE(FailsWith(SharedSegment::Create("test", 1ULL << 60), ErrorId::kMemoryShortage));
 }
 

@@ -11,7 +11,8 @@ std::uint64_t AddressOf(const void* pointer) { return reinterpret_cast<std::uint
 
 }  // namespace
 
-Result<RegionInfo> RegionTable::Register(void* base, std::uint64_t length_bytes, const RegisterOptions& options) {
+Result<RegionInfo> RegionTable::Register(void* base, std::uint64_t length_bytes,
+                                         const RegisterOptions& options) {
   return Insert(AddressOf(base), length_bytes, options, nullptr);
 }
 
@@ -22,12 +23,17 @@ Result<RegionInfo> RegionTable::Register(SharedSegment& segment, const RegisterO
 Result<RegionInfo> RegionTable::Insert(std::uint64_t base, std::uint64_t length_bytes,
                                        const RegisterOptions& options, SharedSegment* segment) {
   if (base == 0 || length_bytes == 0 || length_bytes > UINT64_MAX - base) {
-    return Fail(ErrorId::kBadRange, fmt::format("cannot register {} bytes at {:#x}", length_bytes, base));
+    return Fail(ErrorId::kBadRange,
+                fmt::format("cannot register {} bytes at {:#x}", length_bytes, base));
   }
   auto region = std::make_shared<internal::Region>();
-  region->info = RegionInfo{{},           RegionKey{random_.Next()}, base, length_bytes,
+  region->info = RegionInfo{{},
+                            RegionKey{random_.Next()},
+                            base,
+                            length_bytes,
                             options.location == "*" ? "cpu:0" : options.location,
-                            options.access, segment != nullptr};
+                            options.access,
+                            segment != nullptr};
   region->listed = options.listed;
   region->segment = segment;
   const std::unique_lock lock(mutex_);
@@ -40,8 +46,8 @@ Result<RegionInfo> RegionTable::Insert(std::uint64_t base, std::uint64_t length_
   }
   if (overlapped != nullptr) {
     return Fail(ErrorId::kRegionExists,
-                fmt::format("{} bytes at {:#x} overlap the region of {} bytes at {:#x}", length_bytes, base,
-                            overlapped->length_bytes, overlapped->base));
+                fmt::format("{} bytes at {:#x} overlap the region of {} bytes at {:#x}",
+                            length_bytes, base, overlapped->length_bytes, overlapped->base));
   }
   region->info.id = RegionId{next_id_++};
   by_base_.emplace(base, region);
@@ -51,11 +57,13 @@ Result<RegionInfo> RegionTable::Insert(std::uint64_t base, std::uint64_t length_
 }
 
 Status RegionTable::Unregister(RegionId id, std::function<void()> unused) {
-  // Whoever resolved the region before it left the table holds a reference; ours goes here, after the lock.
+  // Whoever resolved the region before it left the table holds a reference; ours goes here, after
+  // the lock.
   RegionPtr region;
   const std::unique_lock lock(mutex_);
   const auto found = by_id_.find(id);
-  if (found == by_id_.end()) return Fail(ErrorId::kRegionUnknown, fmt::format("region {}", static_cast<std::uint64_t>(id)));
+  if (found == by_id_.end())
+    return Fail(ErrorId::kRegionUnknown, fmt::format("region {}", static_cast<std::uint64_t>(id)));
   region = found->second;
   region->unused = std::move(unused);
   by_base_.erase(region->info.base);
@@ -67,14 +75,16 @@ Status RegionTable::Unregister(RegionId id, std::function<void()> unused) {
 Result<RegionInfo> RegionTable::FindBase(const void* base) const {
   const std::shared_lock lock(mutex_);
   const auto found = by_base_.find(AddressOf(base));
-  if (found == by_base_.end()) return Fail(ErrorId::kRegionUnknown, fmt::format("no region begins at {}", base));
+  if (found == by_base_.end())
+    return Fail(ErrorId::kRegionUnknown, fmt::format("no region begins at {}", base));
   return found->second->info;
 }
 
 Result<RegionTable::RegionPtr> RegionTable::Find(RegionId id, RegionKey key) const {
   const std::shared_lock lock(mutex_);
   const auto found = by_id_.find(id);
-  if (found == by_id_.end()) return Fail(ErrorId::kRegionUnknown, fmt::format("region {}", static_cast<std::uint64_t>(id)));
+  if (found == by_id_.end())
+    return Fail(ErrorId::kRegionUnknown, fmt::format("region {}", static_cast<std::uint64_t>(id)));
   if (found->second->info.key != key) {
     return Fail(ErrorId::kBadRegionKey, fmt::format("region {}", static_cast<std::uint64_t>(id)));
   }
@@ -85,7 +95,8 @@ Result<PinnedRange> RegionTable::Pin(RegionId id, RegionKey key, Access wanted) 
   MC_TRY(RegionPtr region, Find(id, key));
   const RegionInfo& info = region->info;
   if (!Allows(info.access, wanted)) {
-    return Fail(ErrorId::kBadRegionKey, fmt::format("region {} does not allow this access", static_cast<std::uint64_t>(id)));
+    return Fail(ErrorId::kBadRegionKey, fmt::format("region {} does not allow this access",
+                                                    static_cast<std::uint64_t>(id)));
   }
   const MutableBytes whole(reinterpret_cast<std::byte*>(info.base), info.length_bytes);
   return PinnedRange(std::move(region), whole);
@@ -95,17 +106,20 @@ Result<PinnedRange> RegionTable::Resolve(RegionId id, RegionKey key, std::uint64
                                          std::uint64_t length_bytes, Access wanted) const {
   MC_TRY(PinnedRange whole, Pin(id, key, wanted));
   if (offset > whole.bytes().size() || length_bytes > whole.bytes().size() - offset) {
-    return Fail(ErrorId::kOutOfRegion, fmt::format("{} bytes at offset {} of a region of {} bytes", length_bytes,
-                                                   offset, whole.bytes().size()));
+    return Fail(ErrorId::kOutOfRegion, fmt::format("{} bytes at offset {} of a region of {} bytes",
+                                                   length_bytes, offset, whole.bytes().size()));
   }
   return std::move(whole).Narrow(offset, length_bytes);
 }
 
-Result<std::pair<UniqueFd, std::uint64_t>> RegionTable::ResolveSegment(RegionId id, RegionKey key, Access wanted) const {
-  MC_TRY([[maybe_unused]] const PinnedRange pin, Pin(id, key, wanted));  // the segment outlives its pins
+Result<std::pair<UniqueFd, std::uint64_t>> RegionTable::ResolveSegment(RegionId id, RegionKey key,
+                                                                       Access wanted) const {
+  MC_TRY([[maybe_unused]] const PinnedRange pin,
+         Pin(id, key, wanted));  // the segment outlives its pins
   MC_TRY(const RegionPtr region, Find(id, key));
   if (region->segment == nullptr) {
-    return Fail(ErrorId::kMapFailed, fmt::format("region {} was allocated by the application", static_cast<std::uint64_t>(id)));
+    return Fail(ErrorId::kMapFailed, fmt::format("region {} was allocated by the application",
+                                                 static_cast<std::uint64_t>(id)));
   }
   MC_TRY(UniqueFd fd, region->segment->Duplicate(Allows(wanted, Access::kWrite)));
   return std::pair{std::move(fd), region->info.length_bytes};
@@ -116,7 +130,8 @@ const RegionInfo* RegionTable::Around(std::uint64_t begin, std::uint64_t length_
   if (next == by_base_.begin()) return nullptr;
   const RegionInfo& info = std::prev(next)->second->info;
   const std::uint64_t offset = begin - info.base;
-  return offset <= info.length_bytes && length_bytes <= info.length_bytes - offset ? &info : nullptr;
+  return offset <= info.length_bytes && length_bytes <= info.length_bytes - offset ? &info
+                                                                                   : nullptr;
 }
 
 Result<RegionInfo> RegionTable::FindLocal(const void* address, std::uint64_t length_bytes) const {
@@ -125,7 +140,8 @@ Result<RegionInfo> RegionTable::FindLocal(const void* address, std::uint64_t len
   return Fail(ErrorId::kNotRegistered, fmt::format("{} bytes at {}", length_bytes, address));
 }
 
-Result<MutableBytes> RegionTable::FindLocalBytes(const void* address, std::uint64_t length_bytes) const {
+Result<MutableBytes> RegionTable::FindLocalBytes(const void* address,
+                                                 std::uint64_t length_bytes) const {
   const std::shared_lock lock(mutex_);
   if (const RegionInfo* const info = Around(AddressOf(address), length_bytes)) {
     return MutableBytes(reinterpret_cast<std::byte*>(info->base), info->length_bytes);
@@ -145,7 +161,8 @@ std::vector<RegionInfo> RegionTable::List(RegionId after, std::size_t count_max)
 std::vector<RegionInfo> RegionTable::All(std::size_t count_max) const {
   std::vector<RegionInfo> all;
   const std::shared_lock lock(mutex_);
-  for (auto it = by_id_.begin(); it != by_id_.end() && all.size() < count_max; ++it) all.push_back(it->second->info);
+  for (auto it = by_id_.begin(); it != by_id_.end() && all.size() < count_max; ++it)
+    all.push_back(it->second->info);
   return all;
 }
 

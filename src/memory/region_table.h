@@ -20,25 +20,27 @@ namespace mooncake {
 
 enum class Access : std::uint8_t { kRead = 1, kWrite = 2, kReadWrite = 3 };
 [[nodiscard]] constexpr bool Allows(Access granted, Access wanted) noexcept {
-  return (static_cast<unsigned>(granted) & static_cast<unsigned>(wanted)) == static_cast<unsigned>(wanted);
+  return (static_cast<unsigned>(granted) & static_cast<unsigned>(wanted)) ==
+         static_cast<unsigned>(wanted);
 }
 
 /// A region as its owner describes it to peers.
 struct RegionInfo {
   RegionId id{};
   RegionKey key{};
-  std::uint64_t base = 0;    ///< Address in the owner's memory: a name for raw-address clients, never dereferenced here.
+  std::uint64_t base = 0;  ///< Address in the owner's memory: a name for raw-address clients, never
+                           ///< dereferenced here.
   std::uint64_t length_bytes = 0;
   std::string location = "cpu:0";
   Access access = Access::kReadWrite;
-  bool mappable = false;     ///< Backed by a memfd that peers of the same host may map.
+  bool mappable = false;  ///< Backed by a memfd that peers of the same host may map.
 };
 
 struct RegisterOptions {
   std::string location = "*";  ///< "cpu:0", "cuda:3", "*" to have it found out.
   Access access = Access::kReadWrite;
-  /// Listed regions are told, with their keys, to every peer that this process talks to; others only to those whom
-  /// the application gives the RegionInfo.
+  /// Listed regions are told, with their keys, to every peer that this process talks to; others
+  /// only to those whom the application gives the RegionInfo.
   bool listed = true;
 };
 
@@ -50,11 +52,13 @@ struct Region {
   RegionInfo info;
   bool listed = true;
   SharedSegment* segment = nullptr;  // null for memory that the application allocated
-  mutable std::function<void()> unused;  // set when it leaves the table; the last reference calls it
+  mutable std::function<void()>
+      unused;  // set when it leaves the table; the last reference calls it
 };
 }  // namespace internal
 
-/// A range of a region that stays valid while this lives: its memory is the owner's again after that.
+/// A range of a region that stays valid while this lives: its memory is the owner's again after
+/// that.
 class PinnedRange {
  public:
   PinnedRange() = default;
@@ -78,48 +82,56 @@ class RegionTable {
 
   /// O(log n), touches no page. Errors: kBadRange (null, empty, past the end of the address space),
   /// kRegionExists (overlaps).
-  [[nodiscard]] Result<RegionInfo> Register(void* base, std::uint64_t length_bytes, const RegisterOptions& options);
-  /// Registers all of `segment`, which must outlive the registration; peers of this host may map it.
+  [[nodiscard]] Result<RegionInfo> Register(void* base, std::uint64_t length_bytes,
+                                            const RegisterOptions& options);
+  /// Registers all of `segment`, which must outlive the registration; peers of this host may map
+  /// it.
   [[nodiscard]] Result<RegionInfo> Register(SharedSegment& segment, const RegisterOptions& options);
-  /// Afterwards no new access begins. Calls `unused` once, when those in progress have ended: before it returns, or later
-  /// on the thread that ends the last one. kRegionUnknown.
+  /// Afterwards no new access begins. Calls `unused` once, when those in progress have ended:
+  /// before it returns, or later on the thread that ends the last one. kRegionUnknown.
   [[nodiscard]] Status Unregister(RegionId id, std::function<void()> unused);
   /// The region that begins at `base`. kRegionUnknown.
   [[nodiscard]] Result<RegionInfo> FindBase(const void* base) const;
 
-  /// For whoever serves a peer: checks key, bounds and access, and pins. Errors: kRegionUnknown, kBadRegionKey,
-  /// kOutOfRegion.
+  /// For whoever serves a peer: checks key, bounds and access, and pins. Errors: kRegionUnknown,
+  /// kBadRegionKey, kOutOfRegion.
   [[nodiscard]] Result<PinnedRange> Resolve(RegionId id, RegionKey key, std::uint64_t offset,
                                             std::uint64_t length_bytes, Access wanted) const;
   /// All of a region, pinned once for many ranges. Errors: kRegionUnknown, kBadRegionKey.
   [[nodiscard]] Result<PinnedRange> Pin(RegionId id, RegionKey key, Access wanted) const;
-  /// A descriptor of the memfd behind a mappable region, and the region's length, for a peer that shows its key. Errors as
-  /// Resolve, and kMapFailed when it has none.
-  [[nodiscard]] Result<std::pair<UniqueFd, std::uint64_t>> ResolveSegment(RegionId id, RegionKey key, Access wanted) const;
+  /// A descriptor of the memfd behind a mappable region, and the region's length, for a peer that
+  /// shows its key. Errors as Resolve, and kMapFailed when it has none.
+  [[nodiscard]] Result<std::pair<UniqueFd, std::uint64_t>> ResolveSegment(RegionId id,
+                                                                          RegionKey key,
+                                                                          Access wanted) const;
   /// The listed or unlisted region that contains [address, address + length). kNotRegistered.
   [[nodiscard]] Result<RegionInfo> FindLocal(const void* address, std::uint64_t length_bytes) const;
   /// All of the registered memory around [address, address + length). kNotRegistered.
-  [[nodiscard]] Result<MutableBytes> FindLocalBytes(const void* address, std::uint64_t length_bytes) const;
+  [[nodiscard]] Result<MutableBytes> FindLocalBytes(const void* address,
+                                                    std::uint64_t length_bytes) const;
   /// Listed regions with ids above `after`, in order of id, at most `count_max`.
   [[nodiscard]] std::vector<RegionInfo> List(RegionId after, std::size_t count_max) const;
   /// Any `count_max` regions, listed or not.
   [[nodiscard]] std::vector<RegionInfo> All(std::size_t count_max) const;
   /// Changes with every listed registration and unregistration.
-  [[nodiscard]] std::uint64_t version() const noexcept { return version_.load(std::memory_order_acquire); }
+  [[nodiscard]] std::uint64_t version() const noexcept {
+    return version_.load(std::memory_order_acquire);
+  }
   [[nodiscard]] std::size_t size() const;
 
  private:
   using RegionPtr = std::shared_ptr<const internal::Region>;
-  Result<RegionInfo> Insert(std::uint64_t base, std::uint64_t length_bytes, const RegisterOptions& options,
-                            SharedSegment* segment);
+  Result<RegionInfo> Insert(std::uint64_t base, std::uint64_t length_bytes,
+                            const RegisterOptions& options, SharedSegment* segment);
   [[nodiscard]] Result<RegionPtr> Find(RegionId id, RegionKey key) const;
-  [[nodiscard]] const RegionInfo* Around(std::uint64_t begin, std::uint64_t length_bytes) const;  // under mutex_
+  [[nodiscard]] const RegionInfo* Around(std::uint64_t begin,
+                                         std::uint64_t length_bytes) const;  // under mutex_
 
   Random& random_;
-  mutable std::shared_mutex mutex_;                        // held for a look-up, never during a copy
-  std::map<std::uint64_t, RegionPtr> by_base_;             // guarded by mutex_
-  std::map<RegionId, RegionPtr> by_id_;                    // guarded by mutex_
-  std::uint64_t next_id_ = 1;                              // guarded by mutex_
+  mutable std::shared_mutex mutex_;             // held for a look-up, never during a copy
+  std::map<std::uint64_t, RegionPtr> by_base_;  // guarded by mutex_
+  std::map<RegionId, RegionPtr> by_id_;         // guarded by mutex_
+  std::uint64_t next_id_ = 1;                   // guarded by mutex_
   std::atomic<std::uint64_t> version_{1};
 };
 

@@ -33,12 +33,14 @@ std::uint64_t AvailableBytes() {
 
 }  // namespace
 
-Result<std::unique_ptr<SharedSegment>> SharedSegment::Create(const std::string& name, std::uint64_t length_bytes) {
+Result<std::unique_ptr<SharedSegment>> SharedSegment::Create(const std::string& name,
+                                                             std::uint64_t length_bytes) {
   if (length_bytes == 0) return Fail(ErrorId::kBadRange, "a segment of 0 bytes");
   const std::uint64_t page = PageBytes();
   if (const std::uint64_t available = AvailableBytes(); length_bytes > available) {
-    return Fail(ErrorId::kMemoryShortage, fmt::format("{} asked for, {} available on this host",
-                                                      FormatBytes(length_bytes), FormatBytes(available)));
+    return Fail(ErrorId::kMemoryShortage,
+                fmt::format("{} asked for, {} available on this host", FormatBytes(length_bytes),
+                            FormatBytes(available)));
   }
   const std::uint64_t rounded = (length_bytes + page - 1) / page * page;
   UniqueFd writable(::memfd_create(name.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING));
@@ -46,14 +48,20 @@ Result<std::unique_ptr<SharedSegment>> SharedSegment::Create(const std::string& 
   if (::ftruncate(writable.get(), static_cast<off_t>(rounded)) != 0) {
     return Fail(ErrorId::kMemoryShortage, "memfd of " + FormatBytes(rounded), errno);
   }
-  if (::fcntl(writable.get(), F_ADD_SEALS, kSeals) != 0) return Fail(ErrorId::kMapFailed, "sealing a memfd", errno);
-  // A descriptor opened read-only through /proc cannot be mapped writable; a duplicate of the first one could.
-  UniqueFd read_only(::open(fmt::format("/proc/self/fd/{}", writable.get()).c_str(), O_RDONLY | O_CLOEXEC));
+  if (::fcntl(writable.get(), F_ADD_SEALS, kSeals) != 0)
+    return Fail(ErrorId::kMapFailed, "sealing a memfd", errno);
+  // A descriptor opened read-only through /proc cannot be mapped writable; a duplicate of the first
+  // one could.
+  UniqueFd read_only(
+      ::open(fmt::format("/proc/self/fd/{}", writable.get()).c_str(), O_RDONLY | O_CLOEXEC));
   if (!read_only) return Fail(ErrorId::kMapFailed, "opening a memfd read-only", errno);
-  void* const base = ::mmap(nullptr, rounded, PROT_READ | PROT_WRITE, MAP_SHARED, writable.get(), 0);
-  if (base == MAP_FAILED) return Fail(ErrorId::kMapFailed, "mmap of " + FormatBytes(rounded), errno);
-  return std::unique_ptr<SharedSegment>(new SharedSegment(
-      std::move(writable), std::move(read_only), MutableBytes(static_cast<std::byte*>(base), rounded)));
+  void* const base =
+      ::mmap(nullptr, rounded, PROT_READ | PROT_WRITE, MAP_SHARED, writable.get(), 0);
+  if (base == MAP_FAILED)
+    return Fail(ErrorId::kMapFailed, "mmap of " + FormatBytes(rounded), errno);
+  return std::unique_ptr<SharedSegment>(
+      new SharedSegment(std::move(writable), std::move(read_only),
+                        MutableBytes(static_cast<std::byte*>(base), rounded)));
 }
 
 SharedSegment::~SharedSegment() { ::munmap(bytes_.data(), bytes_.size()); }
@@ -69,24 +77,29 @@ void SharedSegment::Populate(const std::atomic<bool>* stop) const noexcept {
   for (std::uint64_t offset = 0; offset < bytes_.size(); offset += kChunkBytes) {
     if (stop != nullptr && stop->load(std::memory_order_relaxed)) return;
     const std::uint64_t length = std::min<std::uint64_t>(kChunkBytes, bytes_.size() - offset);
-    if (::madvise(bytes_.data() + offset, length, MADV_POPULATE_WRITE) != 0) return;  // old kernel: pages come on touch
+    if (::madvise(bytes_.data() + offset, length, MADV_POPULATE_WRITE) != 0)
+      return;  // old kernel: pages come on touch
   }
 }
 
-Result<std::unique_ptr<MappedView>> MappedView::Map(UniqueFd fd, std::uint64_t length_bytes, bool writable) {
-  struct stat facts {};
-  if (::fstat(fd.get(), &facts) != 0) return Fail(ErrorId::kMapFailed, "a peer's descriptor", errno);
+Result<std::unique_ptr<MappedView>> MappedView::Map(UniqueFd fd, std::uint64_t length_bytes,
+                                                    bool writable) {
+  struct stat facts{};
+  if (::fstat(fd.get(), &facts) != 0)
+    return Fail(ErrorId::kMapFailed, "a peer's descriptor", errno);
   const int seals = ::fcntl(fd.get(), F_GET_SEALS);
   if (seals < 0 || (seals & F_SEAL_SHRINK) == 0) {
-    return Fail(ErrorId::kMapFailed, "the peer's descriptor is not a memfd sealed against shrinking");
+    return Fail(ErrorId::kMapFailed,
+                "the peer's descriptor is not a memfd sealed against shrinking");
   }
   if (length_bytes == 0 || length_bytes > static_cast<std::uint64_t>(facts.st_size)) {
-    return Fail(ErrorId::kMapFailed,
-                fmt::format("the peer's segment has {} bytes, its region {}", facts.st_size, length_bytes));
+    return Fail(ErrorId::kMapFailed, fmt::format("the peer's segment has {} bytes, its region {}",
+                                                 facts.st_size, length_bytes));
   }
   const int protection = writable ? PROT_READ | PROT_WRITE : PROT_READ;
   void* const base = ::mmap(nullptr, length_bytes, protection, MAP_SHARED, fd.get(), 0);
-  if (base == MAP_FAILED) return Fail(ErrorId::kMapFailed, "mmap of " + FormatBytes(length_bytes), errno);
+  if (base == MAP_FAILED)
+    return Fail(ErrorId::kMapFailed, "mmap of " + FormatBytes(length_bytes), errno);
   return std::unique_ptr<MappedView>(
       new MappedView(MutableBytes(static_cast<std::byte*>(base), length_bytes), writable));
 }

@@ -12,24 +12,27 @@
 
 namespace mooncake {
 
-/// Zeroed memory behind a memfd. The address is stable for the segment's life. Its size is sealed, so that no peer can
-/// shrink it under a reader.
+/// Zeroed memory behind a memfd. The address is stable for the segment's life. Its size is sealed,
+/// so that no peer can shrink it under a reader.
 class SharedSegment {
  public:
-  /// `length_bytes` is rounded up to whole pages. Errors: kMemoryShortage (more than the host has free, says how much
-  /// there is), kMapFailed.
-  [[nodiscard]] static Result<std::unique_ptr<SharedSegment>> Create(const std::string& name, std::uint64_t length_bytes);
+  /// `length_bytes` is rounded up to whole pages. Errors: kMemoryShortage (more than the host has
+  /// free, says how much there is), kMapFailed.
+  [[nodiscard]] static Result<std::unique_ptr<SharedSegment>> Create(const std::string& name,
+                                                                     std::uint64_t length_bytes);
   ~SharedSegment();
   SharedSegment(const SharedSegment&) = delete;
   SharedSegment& operator=(const SharedSegment&) = delete;
 
   [[nodiscard]] MutableBytes bytes() const noexcept { return bytes_; }
   /// Borrowed. The read-only one cannot be mapped writable, by anybody.
-  [[nodiscard]] int fd(bool writable) const noexcept { return writable ? writable_.get() : read_only_.get(); }
+  [[nodiscard]] int fd(bool writable) const noexcept {
+    return writable ? writable_.get() : read_only_.get();
+  }
   /// A descriptor of its own for whoever maps the memory too. kMapFailed.
   [[nodiscard]] Result<UniqueFd> Duplicate(bool writable) const;
-  /// Touches every page so that no later copy pays for the first touch (0.4 GB/s). Blocks; meant for a thread of its own.
-  /// Returns early when `*stop` becomes true.
+  /// Touches every page so that no later copy pays for the first touch (0.4 GB/s). Blocks; meant
+  /// for a thread of its own. Returns early when `*stop` becomes true.
   void Populate(const std::atomic<bool>* stop) const noexcept;
 
  private:
@@ -43,9 +46,12 @@ class SharedSegment {
 /// A peer's segment, mapped into this process.
 class MappedView {
  public:
-  /// Maps the first `length_bytes` of `fd`, after checking that the file is a sealed memfd at least that long (a peer's
-  /// descriptor is data: a file that can shrink would kill the reader). kMapFailed.
-  [[nodiscard]] static Result<std::unique_ptr<MappedView>> Map(UniqueFd fd, std::uint64_t length_bytes, bool writable);
+  /// Maps the first `length_bytes` of `fd`, after checking that the file is a sealed memfd at least
+  /// that long (a peer's descriptor is data: a file that can shrink would kill the reader).
+  /// kMapFailed.
+  [[nodiscard]] static Result<std::unique_ptr<MappedView>> Map(UniqueFd fd,
+                                                               std::uint64_t length_bytes,
+                                                               bool writable);
   ~MappedView();
   MappedView(const MappedView&) = delete;
   MappedView& operator=(const MappedView&) = delete;

@@ -75,8 +75,8 @@ Result<ScaledShape> Scale(const ModelShape& model, double scale, std::uint32_t p
                 fmt::format("scale = {}: it must be above 0 and at most 1", scale));
   }
   if (page_tokens == 0 || page_tokens > kPageTokensMax) {
-    return Fail(ErrorId::kBadOptionValue, fmt::format("page_tokens = {}: it must be 1 to {}",
-                                                      page_tokens, kPageTokensMax));
+    return Fail(ErrorId::kBadOptionValue,
+                fmt::format("page_tokens = {}: it must be 1 to {}", page_tokens, kPageTokensMax));
   }
   const auto scaled_bytes =
       static_cast<std::uint32_t>(static_cast<double>(model.row_bytes()) * scale);

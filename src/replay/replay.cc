@@ -17,11 +17,13 @@ namespace json = boost::json;
 // Takes the events of a stream apart: "data: {…}\n\n".
 class EventReader {
  public:
-  explicit EventReader(std::function<void(const json::object&)> on_event) : on_event_(std::move(on_event)) {}
+  explicit EventReader(std::function<void(const json::object&)> on_event)
+      : on_event_(std::move(on_event)) {}
   void Feed(std::string_view data) {
     buffer_ += data;
     std::size_t begin = 0;
-    for (std::size_t end = 0; (end = buffer_.find('\n', begin)) != std::string::npos; begin = end + 1) {
+    for (std::size_t end = 0; (end = buffer_.find('\n', begin)) != std::string::npos;
+         begin = end + 1) {
       std::string_view line(buffer_.data() + begin, end - begin);
       constexpr std::string_view kData = "data: ";
       if (!line.starts_with(kData)) continue;
@@ -65,15 +67,19 @@ std::string ErrorText(std::string_view body, int status) {
   return fmt::format("HTTP status {}", status);
 }
 
-// The model that an instance says it serves: "llama-3-8b/64/16", name, bytes of a row, tokens of a page.
+// The model that an instance says it serves: "llama-3-8b/64/16", name, bytes of a row, tokens of a
+// page.
 Result<ScaledShape> ShapeOf(const std::string& model_id) {
   const std::size_t first = model_id.find('/');
   const std::size_t second = model_id.find('/', first + 1);
-  if (second == std::string::npos) return Fail(ErrorId::kNotAnInstance, fmt::format("\"{}\" names no model", model_id));
+  if (second == std::string::npos)
+    return Fail(ErrorId::kNotAnInstance, fmt::format("\"{}\" names no model", model_id));
   MC_TRY(const ModelShape model, FindModel(model_id.substr(0, first)));
   MC_TRY(ScaledShape shape, Scale(model, 1, 1));
-  shape.row_bytes = static_cast<std::uint32_t>(std::strtoul(model_id.c_str() + first + 1, nullptr, 10));
-  shape.page_tokens = static_cast<std::uint32_t>(std::strtoul(model_id.c_str() + second + 1, nullptr, 10));
+  shape.row_bytes =
+      static_cast<std::uint32_t>(std::strtoul(model_id.c_str() + first + 1, nullptr, 10));
+  shape.page_tokens =
+      static_cast<std::uint32_t>(std::strtoul(model_id.c_str() + second + 1, nullptr, 10));
   if (shape.row_bytes == 0 || shape.row_bytes % kRowUnitBytes != 0 || shape.page_tokens == 0) {
     return Fail(ErrorId::kNotAnInstance, fmt::format("\"{}\" is no shape of a model", model_id));
   }
@@ -82,7 +88,8 @@ Result<ScaledShape> ShapeOf(const std::string& model_id) {
 
 class Replayer {
  public:
-  Replayer(World& world, const Trace& trace, const ReplayOptions& options, ScaledShape shape, std::string model_name)
+  Replayer(World& world, const Trace& trace, const ReplayOptions& options, ScaledShape shape,
+           std::string model_name)
       : world_(world),
         trace_(trace),
         options_(options),
@@ -126,17 +133,21 @@ class Replayer {
 
   void Tell(Duration elapsed) const {
     if (!options_.progress) return;
-    options_.progress({report_, elapsed, running_, before_ ? &*before_ : nullptr, now_ ? &*now_ : nullptr});
+    options_.progress(
+        {report_, elapsed, running_, before_ ? &*before_ : nullptr, now_ ? &*now_ : nullptr});
   }
 
   // Returns how many; each runs by itself.
   Task<std::size_t> SendAll() {
-    const Instant end = options_.duration > Duration::zero() ? After(begin_, options_.duration) : kNever;
+    const Instant end =
+        options_.duration > Duration::zero() ? After(begin_, options_.duration) : kNever;
     for (std::size_t i = 0; i < trace_.size(); ++i) {
       if (options_.speed > 0) {
-        const double offset_ms = static_cast<double>(trace_[i].timestamp_ms - trace_[0].timestamp_ms) / options_.speed;
+        const double offset_ms =
+            static_cast<double>(trace_[i].timestamp_ms - trace_[0].timestamp_ms) / options_.speed;
         const Instant due = After(begin_, Duration(static_cast<std::int64_t>(offset_ms * 1e6)));
-        if (world_.clock.Now() < due) co_await world_.clock.SleepUntil(world_.control, std::min(due, end));
+        if (world_.clock.Now() < due)
+          co_await world_.clock.SleepUntil(world_.control, std::min(due, end));
       }
       while (running_ >= options_.concurrency) co_await freed_.Wait();
       if (world_.clock.Now() >= end) co_return i;
@@ -146,14 +157,15 @@ class Replayer {
     co_return trace_.size();
   }
 
-  // The first target that answers tells for all. Without an answer the samples stay as they are: a view that is missing
-  // is no failure of a replay.
+  // The first target that answers tells for all. Without an answer the samples stay as they are: a
+  // view that is missing is no failure of a replay.
   Task<void> TakeSample() {
     constexpr Duration kTimeout = std::chrono::seconds(3);
     for (const HttpUrl& target : options_.targets) {
       auto fetch = FetchCluster(world_, target, After(world_.clock.Now(), kTimeout));
       const Result<std::string> body = co_await std::move(fetch);
-      Result<ClusterView> view = body ? ParseCluster(*body) : Result<ClusterView>(Fail(body.error()));
+      Result<ClusterView> view =
+          body ? ParseCluster(*body) : Result<ClusterView>(Fail(body.error()));
       if (!view) continue;
       before_ = std::exchange(now_, ClusterSample{std::move(*view), world_.clock.Now()});
       co_return;
@@ -204,7 +216,8 @@ class Replayer {
   void Check(std::vector<Token> prompt, std::vector<Token> tokens) {
     checking_ += 1;
     checker_->Add([this, prompt = std::move(prompt), tokens = std::move(tokens)] {
-      const bool right = reference_.Generate(prompt, static_cast<std::uint32_t>(tokens.size())) == tokens;
+      const bool right =
+          reference_.Generate(prompt, static_cast<std::uint32_t>(tokens.size())) == tokens;
       Post(world_.control, [this, right] {
         report_.AddCheck(right ? ReplayOutcome::Check::kRight : ReplayOutcome::Check::kWrong);
         checking_ -= 1;
@@ -214,8 +227,9 @@ class Replayer {
   }
 
   std::string Body(std::span<const Token> prompt, std::uint32_t output) const {
-    std::string body = fmt::format(R"({{"model":"{}","max_tokens":{},"stream":true,"timeout":{},"prompt":[)", model_name_, output,
-                                   std::chrono::duration<double>(options_.timeout).count());
+    std::string body =
+        fmt::format(R"({{"model":"{}","max_tokens":{},"stream":true,"timeout":{},"prompt":[)",
+                    model_name_, output, std::chrono::duration<double>(options_.timeout).count());
     body.reserve(body.size() + prompt.size() * 7);
     for (const Token token : prompt) {
       body += fmt::format_int(token).c_str();
@@ -227,8 +241,8 @@ class Replayer {
   }
 
   // The HTTP status, or 0 without one.
-  Task<int> Send(std::size_t index, const std::string& body, Instant deadline, Instant sent, ReplayOutcome& outcome,
-                 std::vector<Token>& tokens) {
+  Task<int> Send(std::size_t index, const std::string& body, Instant deadline, Instant sent,
+                 ReplayOutcome& outcome, std::vector<Token>& tokens) {
     const std::size_t target = index % options_.targets.size();
     std::unique_ptr<HttpClient> client;
     if (idle_clients_[target].empty()) {
@@ -245,12 +259,14 @@ class Replayer {
         return;
       }
       if (tokens.empty()) outcome.first_token = world_.clock.Now() - sent;
-      if (const json::value* journey = event.if_contains("mooncake"); journey != nullptr && journey->is_object()) {
+      if (const json::value* journey = event.if_contains("mooncake");
+          journey != nullptr && journey->is_object()) {
         ended = true;
         const json::object& facts = journey->get_object();
         outcome.cached_tokens = NumberAt(facts, "prefill_cached_tokens");
         outcome.decode_cached_tokens = NumberAt(facts, "decode_cached_tokens");
-        if (const json::value* paths = facts.if_contains("kv_bytes_by_path"); paths != nullptr && paths->is_object()) {
+        if (const json::value* paths = facts.if_contains("kv_bytes_by_path");
+            paths != nullptr && paths->is_object()) {
           for (const auto& [path, bytes] : paths->get_object()) {
             json::error_code code;
             outcome.bytes_by_path[std::string(path)] += bytes.to_number<std::uint64_t>(code);
@@ -260,7 +276,8 @@ class Replayer {
       const json::value* choices = event.if_contains("choices");
       if (choices == nullptr || !choices->is_array() || choices->get_array().empty()) return;
       const json::value& choice = choices->get_array()[0];
-      const json::value* ids = choice.is_object() ? choice.get_object().if_contains("token_ids") : nullptr;
+      const json::value* ids =
+          choice.is_object() ? choice.get_object().if_contains("token_ids") : nullptr;
       if (ids == nullptr || !ids->is_array()) return;
       for (const json::value& id : ids->get_array()) {
         json::error_code code;
@@ -268,12 +285,14 @@ class Replayer {
       }
     });
     std::string raw;  // of an answer that is no stream: an error
-    std::vector<std::pair<std::string, std::string>> headers = {{"Content-Type", "application/json"}};
-    auto send = client->SendStreaming("POST", "/v1/completions", body, std::move(headers), deadline, [&](std::string_view data) {
-      constexpr std::size_t kRawMax = 4096;
-      if (raw.size() < kRawMax) raw += data.substr(0, kRawMax);
-      events.Feed(data);
-    });
+    std::vector<std::pair<std::string, std::string>> headers = {
+        {"Content-Type", "application/json"}};
+    auto send = client->SendStreaming("POST", "/v1/completions", body, std::move(headers), deadline,
+                                      [&](std::string_view data) {
+                                        constexpr std::size_t kRawMax = 4096;
+                                        if (raw.size() < kRawMax) raw += data.substr(0, kRawMax);
+                                        events.Feed(data);
+                                      });
     const Result<HttpResponse> response = co_await std::move(send);
     if (!response) {
       outcome.error = response.error().Text();
@@ -281,7 +300,8 @@ class Replayer {
     }
     idle_clients_[target].push_back(std::move(client));
     outcome.answered = response->status == 200 && ended && events.done() && outcome.error.empty();
-    if (!outcome.answered && outcome.error.empty()) outcome.error = ErrorText(raw, response->status);
+    if (!outcome.answered && outcome.error.empty())
+      outcome.error = ErrorText(raw, response->status);
     co_return response->status;
   }
 
@@ -305,7 +325,8 @@ class Replayer {
   std::unique_ptr<Worker> checker_ = world_.threads.MakeWorker();
 };
 
-Task<Result<ReplayResult>> RunAll(World& world, const Trace& trace, const ReplayOptions& options, std::unique_ptr<Replayer>& replayer) {
+Task<Result<ReplayResult>> RunAll(World& world, const Trace& trace, const ReplayOptions& options,
+                                  std::unique_ptr<Replayer>& replayer) {
   std::string model_id;
   for (const HttpUrl& target : options.targets) {
     HttpClient client(world, world.control, target);
@@ -315,13 +336,18 @@ Task<Result<ReplayResult>> RunAll(World& world, const Trace& trace, const Replay
     if (!response) co_return Fail(Within("--to", AboutTarget(target, response.error())));
     json::error_code code;
     const json::value status = json::parse(response->body, code);
-    const json::value* const served = !code && status.is_object() ? status.get_object().if_contains("model") : nullptr;
+    const json::value* const served =
+        !code && status.is_object() ? status.get_object().if_contains("model") : nullptr;
     if (served == nullptr || !served->is_string()) {
-      co_return Fail(ErrorId::kNotAnInstance, fmt::format("--to {}: its answer to GET /status names no model", Describe(target)));
+      co_return Fail(
+          ErrorId::kNotAnInstance,
+          fmt::format("--to {}: its answer to GET /status names no model", Describe(target)));
     }
     std::string theirs(served->get_string());
     if (!model_id.empty() && theirs != model_id) {
-      co_return Fail(ErrorId::kBadRequest, fmt::format("the targets serve different models: {} and {}", model_id, theirs));
+      co_return Fail(
+          ErrorId::kBadRequest,
+          fmt::format("the targets serve different models: {} and {}", model_id, theirs));
     }
     model_id = std::move(theirs);
   }
@@ -337,12 +363,13 @@ Task<Result<ReplayResult>> RunAll(World& world, const Trace& trace, const Replay
 Result<ReplayResult> Replay(World& world, const Trace& trace, const ReplayOptions& options) {
   std::unique_ptr<Replayer> replayer;
   std::promise<Result<ReplayResult>> done;
-  Spawn(world.control, [](World& w, const Trace& t, const ReplayOptions& o, std::unique_ptr<Replayer>& r,
-                          std::promise<Result<ReplayResult>>& end) -> Task<void> {
-    auto run = RunAll(w, t, o, r);
-    Result<ReplayResult> result = co_await std::move(run);
-    end.set_value(std::move(result));
-  }(world, trace, options, replayer, done));
+  Spawn(world.control,
+        [](World& w, const Trace& t, const ReplayOptions& o, std::unique_ptr<Replayer>& r,
+           std::promise<Result<ReplayResult>>& end) -> Task<void> {
+          auto run = RunAll(w, t, o, r);
+          Result<ReplayResult> result = co_await std::move(run);
+          end.set_value(std::move(result));
+        }(world, trace, options, replayer, done));
   Result<ReplayResult> result = done.get_future().get();
   if (replayer) replayer->Stop();
   return result;

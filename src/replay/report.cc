@@ -14,8 +14,12 @@ namespace {
 
 namespace json = boost::json;
 
-double Milliseconds(Duration duration) { return std::chrono::duration<double, std::milli>(duration).count(); }
-double Seconds(Duration duration) { return std::max(1e-9, std::chrono::duration<double>(duration).count()); }
+double Milliseconds(Duration duration) {
+  return std::chrono::duration<double, std::milli>(duration).count();
+}
+double Seconds(Duration duration) {
+  return std::max(1e-9, std::chrono::duration<double>(duration).count());
+}
 double Share(std::uint64_t part, std::uint64_t whole) {
   return whole == 0 ? 0 : static_cast<double>(part) / static_cast<double>(whole);
 }
@@ -66,7 +70,9 @@ double ReplayReport::Percentiles::At(double quantile) const {
 }
 
 double ReplayReport::Percentiles::Mean() const {
-  return values_ms.empty() ? 0 : std::accumulate(values_ms.begin(), values_ms.end(), 0.0) / static_cast<double>(values_ms.size());
+  return values_ms.empty() ? 0
+                           : std::accumulate(values_ms.begin(), values_ms.end(), 0.0) /
+                                 static_cast<double>(values_ms.size());
 }
 
 void ReplayReport::Add(const ReplayOutcome& outcome) {
@@ -81,7 +87,8 @@ void ReplayReport::Add(const ReplayOutcome& outcome) {
   first_token_.values_ms.push_back(Milliseconds(outcome.first_token));
   whole_.values_ms.push_back(Milliseconds(outcome.whole));
   if (outcome.generated_tokens > 1) {
-    between_tokens_.values_ms.push_back(Milliseconds(outcome.whole - outcome.first_token) / (outcome.generated_tokens - 1));
+    between_tokens_.values_ms.push_back(Milliseconds(outcome.whole - outcome.first_token) /
+                                        (outcome.generated_tokens - 1));
   }
   prompt_tokens_ += outcome.prompt_tokens;
   cached_tokens_ += outcome.cached_tokens;
@@ -106,32 +113,49 @@ double ReplayReport::first_token_ms(double quantile) const { return first_token_
 std::string ReplayReport::Text(const ReplayFacts& facts) const {
   const double seconds = Seconds(facts.took);
   std::string text = "\n";
-  const auto line = [&text](std::string_view name, const std::string& value) { text += fmt::format("  {:<17} {}\n", name, value); };
-  line("requests", fmt::format("{} of {} answered in {:.1f} s{}", answered_, answered_ + failed_, seconds,
-                               facts.unsent == 0 ? std::string()
-                                                 : fmt::format("; {} more of the trace were not sent in time", facts.unsent)));
+  const auto line = [&text](std::string_view name, const std::string& value) {
+    text += fmt::format("  {:<17} {}\n", name, value);
+  };
+  line("requests",
+       fmt::format("{} of {} answered in {:.1f} s{}", answered_, answered_ + failed_, seconds,
+                   facts.unsent == 0 ? std::string()
+                                     : fmt::format("; {} more of the trace were not sent in time",
+                                                   facts.unsent)));
   if (facts.verified) {
-    line("answers", wrong_ == 0 ? fmt::format("{} of {} equal to those of one undivided computation", right_, right_)
-                                : fmt::format("{} of {} WRONG: not those of one undivided computation", wrong_, right_ + wrong_));
+    line("answers",
+         wrong_ == 0
+             ? fmt::format("{} of {} equal to those of one undivided computation", right_, right_)
+             : fmt::format("{} of {} WRONG: not those of one undivided computation", wrong_,
+                           right_ + wrong_));
   }
   std::string moved;
   const std::map<std::string, double> speeds = SpeedByTransport(facts.moved);
-  std::vector<std::pair<std::string, std::uint64_t>> by_bytes(bytes_by_path_.begin(), bytes_by_path_.end());
-  std::stable_sort(by_bytes.begin(), by_bytes.end(), [](const auto& a, const auto& b) { return a.second > b.second; });
+  std::vector<std::pair<std::string, std::uint64_t>> by_bytes(bytes_by_path_.begin(),
+                                                              bytes_by_path_.end());
+  std::stable_sort(by_bytes.begin(), by_bytes.end(),
+                   [](const auto& a, const auto& b) { return a.second > b.second; });
   for (const auto& [path, bytes] : by_bytes) {
     moved += fmt::format("{}{} over {}", moved.empty() ? "" : ", ", FormatBytes(bytes), path);
-    if (const auto speed = speeds.find(path); speed != speeds.end()) moved += fmt::format(" at {:.2f} GB/s", speed->second);
+    if (const auto speed = speeds.find(path); speed != speeds.end())
+      moved += fmt::format(" at {:.2f} GB/s", speed->second);
   }
   line("KV cache moved", moved.empty() ? "nothing" : moved);
-  line("prefix hits", fmt::format("{:.1f} % of the prompt tokens were not computed again (a cache without limits: {:.1f} %)",
-                                  Percent(Share(cached_tokens_, prompt_tokens_)), Percent(facts.trace.prefix_hit_ratio())));
+  line("prefix hits", fmt::format("{:.1f} % of the prompt tokens were not computed again (a cache "
+                                  "without limits: {:.1f} %)",
+                                  Percent(Share(cached_tokens_, prompt_tokens_)),
+                                  Percent(facts.trace.prefix_hit_ratio())));
   line("", fmt::format("{:.1f} % were at the decode side already and did not move",
                        Percent(Share(decode_cached_tokens_, prompt_tokens_))));
-  line("throughput", fmt::format("{:.1f} requests/s, {:.0f} prompt tokens/s, {:.0f} generated tokens/s",
-                                 static_cast<double>(answered_) / seconds, static_cast<double>(prompt_tokens_) / seconds,
-                                 static_cast<double>(generated_tokens_) / seconds));
-  if (repeats_ > 0) line("back-pressure", fmt::format("{} times an instance was full and the request was sent again", repeats_));
-  for (const auto& [name, kind] : errors_) line("failed", fmt::format("{} x {}", kind.count, kind.example));
+  line("throughput",
+       fmt::format("{:.1f} requests/s, {:.0f} prompt tokens/s, {:.0f} generated tokens/s",
+                   static_cast<double>(answered_) / seconds,
+                   static_cast<double>(prompt_tokens_) / seconds,
+                   static_cast<double>(generated_tokens_) / seconds));
+  if (repeats_ > 0)
+    line("back-pressure",
+         fmt::format("{} times an instance was full and the request was sent again", repeats_));
+  for (const auto& [name, kind] : errors_)
+    line("failed", fmt::format("{} x {}", kind.count, kind.example));
 
   text += "\n  latency (ms)               p50       p90       p99     p99.9\n";
   const auto row = [&text](std::string_view name, const Percentiles& values) {
@@ -148,8 +172,11 @@ std::string ReplayReport::Text(const ReplayFacts& facts) const {
 
 std::string ReplayReport::Json(const ReplayFacts& facts) const {
   const auto latency = [](const Percentiles& values) {
-    return json::object{{"mean", values.Mean()}, {"p50", values.At(0.5)}, {"p90", values.At(0.9)},
-                        {"p99", values.At(0.99)}, {"p999", values.At(0.999)}};
+    return json::object{{"mean", values.Mean()},
+                        {"p50", values.At(0.5)},
+                        {"p90", values.At(0.9)},
+                        {"p99", values.At(0.99)},
+                        {"p999", values.At(0.999)}};
   };
   json::object paths;
   for (const auto& [path, bytes] : bytes_by_path_) paths[path] = bytes;
@@ -166,7 +193,10 @@ std::string ReplayReport::Json(const ReplayFacts& facts) const {
       {"wrong", wrong_},
       {"repeats", repeats_},
       {"duration_s", Seconds(facts.took)},
-      {"latency_ms", {{"first_token", latency(first_token_)}, {"between_tokens", latency(between_tokens_)}, {"whole", latency(whole_)}}},
+      {"latency_ms",
+       {{"first_token", latency(first_token_)},
+        {"between_tokens", latency(between_tokens_)},
+        {"whole", latency(whole_)}}},
       {"throughput",
        {{"requests_per_s", static_cast<double>(answered_) / Seconds(facts.took)},
         {"prompt_tokens_per_s", static_cast<double>(prompt_tokens_) / Seconds(facts.took)},

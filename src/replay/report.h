@@ -14,26 +14,27 @@ namespace mooncake {
 
 /// One request as its client saw it.
 struct ReplayOutcome {
-  bool answered = false;       ///< In full.
-  std::string error;           ///< Why not: an error id and its text.
+  bool answered = false;  ///< In full.
+  std::string error;      ///< Why not: an error id and its text.
   Duration first_token{};
   Duration whole{};
   std::uint32_t prompt_tokens = 0;
   std::uint32_t generated_tokens = 0;
-  std::uint32_t cached_tokens = 0;         ///< Of the prompt, not computed again by the prefill side.
+  std::uint32_t cached_tokens = 0;  ///< Of the prompt, not computed again by the prefill side.
   std::uint32_t decode_cached_tokens = 0;  ///< Of the prompt, not moved again to the decode side.
-  std::uint32_t repeats = 0;               ///< Times it was sent again because the instance was full.
+  std::uint32_t repeats = 0;  ///< Times it was sent again because the instance was full.
   std::map<std::string, std::uint64_t> bytes_by_path;
   enum class Check { kNone, kRight, kWrong } check = Check::kNone;
 };
 
 /// What is known of a replay besides its requests' outcomes.
 struct ReplayFacts {
-  TraceStatistics trace;   ///< Of the requests that were sent: what an unbounded cache would have found.
-  Duration took{};         ///< Until the last answer.
+  TraceStatistics
+      trace;        ///< Of the requests that were sent: what an unbounded cache would have found.
+  Duration took{};  ///< Until the last answer.
   bool verified = false;   ///< Every answer was compared.
   std::size_t unsent = 0;  ///< Requests of the trace for which there was no time.
-  ClusterView moved;       ///< What each path moved meanwhile; empty if the cluster could not be asked.
+  ClusterView moved;  ///< What each path moved meanwhile; empty if the cluster could not be asked.
 };
 
 class ReplayReport {

@@ -32,7 +32,12 @@ TEST(ReplayReport, TellsLatencyThroughputPathsAndErrors) {
   ReplayFacts facts{.took = 10s, .verified = true, .unsent = 7};
   facts.moved.instances = {{.id = "a", .label = "prefill", .role = "prefill"}};
   facts.moved.instances[0].paths = {
-      {.peer = "decode", .peer_id = "b", .transport = "shm", .usable = true, .bytes = 100 << 20, .gigabytes_per_second = 5.25},
+      {.peer = "decode",
+       .peer_id = "b",
+       .transport = "shm",
+       .usable = true,
+       .bytes = 100 << 20,
+       .gigabytes_per_second = 5.25},
       {.peer = "decode", .peer_id = "b", .transport = "cma", .reason = "ptrace_scope is 3"}};
   const boost::json::object json = boost::json::parse(report.Json(facts)).as_object();
   EXPECT_EQ(json.at("answered").as_int64(), 100);

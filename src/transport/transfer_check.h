@@ -1,5 +1,5 @@
-// What every path does with a transfer before and while it moves bytes: bounds, deadline, cancellation, and the time it
-// will probably take.
+// What every path does with a transfer before and while it moves bytes: bounds, deadline,
+// cancellation, and the time it will probably take.
 #pragma once
 
 #include <atomic>
@@ -8,8 +8,8 @@
 
 namespace mooncake {
 
-/// Every slice against what is known of the peer's regions, before the first byte moves. Errors: kRegionUnknown,
-/// kBadRegionKey (the region does not allow this direction), kOutOfRegion.
+/// Every slice against what is known of the peer's regions, before the first byte moves. Errors:
+/// kRegionUnknown, kBadRegionKey (the region does not allow this direction), kOutOfRegion.
 [[nodiscard]] Status CheckTransfer(const Transfer& transfer, const PeerRegions& regions);
 
 [[nodiscard]] constexpr Access WantedAccess(Direction direction) noexcept {
@@ -30,7 +30,8 @@ class CostModel {
         nanoseconds_per_range_(nanoseconds_per_range),
         nanoseconds_per_byte_(nanoseconds_per_byte) {}
   [[nodiscard]] Duration Estimate(const Transfer& transfer) const noexcept;
-  /// Whether a transfer is long enough to learn from: the shortest ones should not pay for two looks at the clock.
+  /// Whether a transfer is long enough to learn from: the shortest ones should not pay for two
+  /// looks at the clock.
   [[nodiscard]] static bool IsWorthObserving(const Transfer& transfer) noexcept {
     return transfer.total_bytes >= (64 << 10) || transfer.slices.size() >= 64;
   }
@@ -44,13 +45,15 @@ class CostModel {
   std::atomic<float> correction_{1};
 };
 
-/// Counts the calls inside, so that Close() can wait until the last one has left. Callers see closed() soon: they look
-/// at it between pieces.
+/// Counts the calls inside, so that Close() can wait until the last one has left. Callers see
+/// closed() soon: they look at it between pieces.
 class CallGate {
  public:
   class Pass {
    public:
-    explicit Pass(CallGate& gate) noexcept : gate_(gate) { gate_.inside_.fetch_add(1, std::memory_order_seq_cst); }
+    explicit Pass(CallGate& gate) noexcept : gate_(gate) {
+      gate_.inside_.fetch_add(1, std::memory_order_seq_cst);
+    }
     ~Pass() { gate_.inside_.fetch_sub(1, std::memory_order_release); }
     Pass(const Pass&) = delete;
     Pass& operator=(const Pass&) = delete;

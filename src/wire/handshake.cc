@@ -7,7 +7,8 @@
 namespace mooncake {
 
 std::string Describe(const Identity& identity) {
-  return fmt::format("{} (id {})", identity.label.empty() ? "an unnamed instance" : identity.label, ShortId(identity.id));
+  return fmt::format("{} (id {})", identity.label.empty() ? "an unnamed instance" : identity.label,
+                     ShortId(identity.id));
 }
 
 pb::Identity ToProto(const Identity& identity) {
@@ -49,7 +50,8 @@ Error FromProto(const pb::Failure& proto) {
   return Error{known ? id : ErrorId::kInternal, proto.context(), proto.os_error()};
 }
 
-StreamDeadline::StreamDeadline(World& world, const Executor& executor, std::shared_ptr<Stream> stream, Instant deadline)
+StreamDeadline::StreamDeadline(World& world, const Executor& executor,
+                               std::shared_ptr<Stream> stream, Instant deadline)
     : timer_(world.clock.MakeTimer(executor)) {
   if (deadline == kNever) return;
   timer_->At(deadline, [passed = passed_, stream = std::move(stream)] {
@@ -58,20 +60,22 @@ StreamDeadline::StreamDeadline(World& world, const Executor& executor, std::shar
   });
 }
 
-Task<Result<Handshake>> Dial(World& world, Executor executor, Endpoint to, Introduction introduction,
-                             std::string purpose, InstanceId expected, Instant deadline) {
+Task<Result<Handshake>> Dial(World& world, Executor executor, Endpoint to,
+                             Introduction introduction, std::string purpose, InstanceId expected,
+                             Instant deadline) {
   Result<std::unique_ptr<Stream>> stream = co_await world.network.Connect(executor, to, deadline);
   if (!stream) co_return Fail(stream.error());
   std::shared_ptr<Stream> shared = std::move(*stream);
-  Result<Handshake> handshake = co_await Introduce(world, executor, std::move(shared), std::move(introduction),
-                                                   std::move(purpose), expected, deadline);
+  Result<Handshake> handshake =
+      co_await Introduce(world, executor, std::move(shared), std::move(introduction),
+                         std::move(purpose), expected, deadline);
   if (!handshake) co_return Fail(Within(ToString(to), handshake.error()));
   co_return handshake;
 }
 
 Task<Result<Handshake>> Introduce(World& world, Executor executor, std::shared_ptr<Stream> stream,
-                                  Introduction introduction, std::string purpose, InstanceId expected,
-                                  Instant deadline) {
+                                  Introduction introduction, std::string purpose,
+                                  InstanceId expected, Instant deadline) {
   StreamDeadline limit(world, executor, stream, deadline);
   pb::Hello hello;
   hello.set_version_min(kProtocolVersionMin);
@@ -81,12 +85,15 @@ Task<Result<Handshake>> Introduce(World& world, Executor executor, std::shared_p
   hello.set_purpose(purpose);
   hello.set_expected_id_high(expected.high);
   hello.set_expected_id_low(expected.low);
-  for (const auto& [name, advertisement] : introduction.transports) (*hello.mutable_transports())[name] = advertisement;
+  for (const auto& [name, advertisement] : introduction.transports)
+    (*hello.mutable_transports())[name] = advertisement;
   const std::string body = hello.SerializeAsString();
   FrameHeader header;
   header.kind = FrameKind::kHello;
   const Status written = co_await WriteFrame(*stream, header, AsBytes(body));
-  if (!written) co_return Fail(limit.passed() ? Error{ErrorId::kConnectTimeout, "no answer to the hand-shake"} : written.error());
+  if (!written)
+    co_return Fail(limit.passed() ? Error{ErrorId::kConnectTimeout, "no answer to the hand-shake"}
+                                  : written.error());
 
   auto reader = std::make_unique<BufferedReader>(stream);
   const Result<Frame> frame = co_await reader->ReadFrame();
@@ -101,10 +108,12 @@ Task<Result<Handshake>> Introduce(World& world, Executor executor, std::shared_p
   result.reader = std::move(reader);
   result.peer = FromProto(reply.sender());
   result.version = reply.version();
-  for (const auto& [name, advertisement] : reply.transports()) result.transports[name] = advertisement;
+  for (const auto& [name, advertisement] : reply.transports())
+    result.transports[name] = advertisement;
   result.purpose = std::move(purpose);
   if (!expected.empty() && result.peer.id != expected) {
-    co_return Fail(ErrorId::kWrongPeer, fmt::format("expected id {}, {} answers", ShortId(expected), Describe(result.peer)));
+    co_return Fail(ErrorId::kWrongPeer, fmt::format("expected id {}, {} answers", ShortId(expected),
+                                                    Describe(result.peer)));
   }
   limit.Disarm();
   co_return result;
@@ -115,28 +124,31 @@ namespace {
 // Why the connection is refused, if it is.
 std::optional<Error> Refusal(const pb::Hello& hello, const Introduction& introduction) {
   if (hello.version_min() > kProtocolVersionMax || hello.version_max() < kProtocolVersionMin) {
-    return Error{ErrorId::kVersionMismatch,
-                 fmt::format("{} {} speaks {} to {}, {} {} speaks {} to {}", hello.sender().label(),
-                             hello.sender().program_version(), hello.version_min(), hello.version_max(),
-                             introduction.self.label, introduction.self.program_version, kProtocolVersionMin,
-                             kProtocolVersionMax)};
+    return Error{
+        ErrorId::kVersionMismatch,
+        fmt::format("{} {} speaks {} to {}, {} {} speaks {} to {}", hello.sender().label(),
+                    hello.sender().program_version(), hello.version_min(), hello.version_max(),
+                    introduction.self.label, introduction.self.program_version, kProtocolVersionMin,
+                    kProtocolVersionMax)};
   }
   const InstanceId expected{hello.expected_id_high(), hello.expected_id_low()};
   if (!expected.empty() && expected != introduction.self.id) {
     return Error{ErrorId::kWrongPeer,
-                 fmt::format("{} was meant for id {}, {} answers", hello.sender().label(), ShortId(expected),
-                             Describe(introduction.self))};
+                 fmt::format("{} was meant for id {}, {} answers", hello.sender().label(),
+                             ShortId(expected), Describe(introduction.self))};
   }
   if (!hello.cluster().empty() && hello.cluster() != introduction.cluster) {
-    return Error{ErrorId::kWrongPeer, fmt::format("this process is in cluster \"{}\", the caller in \"{}\"",
-                                                  introduction.cluster, hello.cluster())};
+    return Error{ErrorId::kWrongPeer,
+                 fmt::format("this process is in cluster \"{}\", the caller in \"{}\"",
+                             introduction.cluster, hello.cluster())};
   }
   return std::nullopt;
 }
 
 }  // namespace
 
-Task<Result<Handshake>> Welcome(std::unique_ptr<BufferedReader> reader, const Introduction& introduction) {
+Task<Result<Handshake>> Welcome(std::unique_ptr<BufferedReader> reader,
+                                const Introduction& introduction) {
   const Result<Frame> frame = co_await reader->ReadFrame();
   if (!frame) co_return Fail(frame.error());
   pb::Hello hello;
@@ -150,7 +162,8 @@ Task<Result<Handshake>> Welcome(std::unique_ptr<BufferedReader> reader, const In
     *reply.mutable_failure() = ToProto(*refusal);
   } else {
     reply.set_version(std::min(hello.version_max(), kProtocolVersionMax));
-    for (const auto& [name, advertisement] : introduction.transports) (*reply.mutable_transports())[name] = advertisement;
+    for (const auto& [name, advertisement] : introduction.transports)
+      (*reply.mutable_transports())[name] = advertisement;
   }
   FrameHeader header;
   header.kind = FrameKind::kHelloReply;
@@ -161,7 +174,8 @@ Task<Result<Handshake>> Welcome(std::unique_ptr<BufferedReader> reader, const In
   Handshake result;
   result.peer = FromProto(hello.sender());
   result.version = reply.version();
-  for (const auto& [name, advertisement] : hello.transports()) result.transports[name] = advertisement;
+  for (const auto& [name, advertisement] : hello.transports())
+    result.transports[name] = advertisement;
   result.purpose = hello.purpose();
   result.reader = std::move(reader);
   co_return result;

@@ -27,7 +27,8 @@ inline constexpr std::string_view kPurposeRpc = "rpc";
 /// Who a process is. A peer's is data: nothing in it is trusted beyond being text.
 struct Identity {
   InstanceId id;
-  std::uint64_t incarnation = 0;  ///< Grows with every start under the same label (milliseconds of wall time).
+  std::uint64_t incarnation =
+      0;  ///< Grows with every start under the same label (milliseconds of wall time).
   std::string label;
   HostIdentity host;
   std::string program_version;
@@ -56,21 +57,27 @@ struct Handshake {
   std::string purpose;
 };
 
-/// Dials and introduces. `expected` empty: whoever answers. Errors: kConnectRefused, kConnectTimeout, kWrongPeer,
-/// kVersionMismatch, kBadFrame (another protocol answers), kDeadline, and what the peer refused with.
-[[nodiscard]] Task<Result<Handshake>> Dial(World& world, Executor executor, Endpoint to, Introduction introduction,
-                                           std::string purpose, InstanceId expected, Instant deadline);
+/// Dials and introduces. `expected` empty: whoever answers. Errors: kConnectRefused,
+/// kConnectTimeout, kWrongPeer, kVersionMismatch, kBadFrame (another protocol answers), kDeadline,
+/// and what the peer refused with.
+[[nodiscard]] Task<Result<Handshake>> Dial(World& world, Executor executor, Endpoint to,
+                                           Introduction introduction, std::string purpose,
+                                           InstanceId expected, Instant deadline);
 /// The same over a stream that is already open.
-[[nodiscard]] Task<Result<Handshake>> Introduce(World& world, Executor executor, std::shared_ptr<Stream> stream,
-                                                Introduction introduction, std::string purpose, InstanceId expected,
-                                                Instant deadline);
-/// The server's side, after the first bytes were told to be a frame. Refuses with a Failure where it must.
-[[nodiscard]] Task<Result<Handshake>> Welcome(std::unique_ptr<BufferedReader> reader, const Introduction& introduction);
+[[nodiscard]] Task<Result<Handshake>> Introduce(World& world, Executor executor,
+                                                std::shared_ptr<Stream> stream,
+                                                Introduction introduction, std::string purpose,
+                                                InstanceId expected, Instant deadline);
+/// The server's side, after the first bytes were told to be a frame. Refuses with a Failure where
+/// it must.
+[[nodiscard]] Task<Result<Handshake>> Welcome(std::unique_ptr<BufferedReader> reader,
+                                              const Introduction& introduction);
 
 /// Closes `stream` at `deadline` unless disarmed: the deadline of a few reads and writes in a row.
 class StreamDeadline {
  public:
-  StreamDeadline(World& world, const Executor& executor, std::shared_ptr<Stream> stream, Instant deadline);
+  StreamDeadline(World& world, const Executor& executor, std::shared_ptr<Stream> stream,
+                 Instant deadline);
   [[nodiscard]] bool passed() const noexcept { return *passed_; }
   void Disarm() { timer_->Cancel(); }
 

@@ -25,7 +25,8 @@ std::string LowerCase(std::string_view text) {
 template <class Fields>
 std::map<std::string, std::string> CopyHeaders(const Fields& fields) {
   std::map<std::string, std::string> headers;
-  for (const auto& field : fields) headers[LowerCase(field.name_string())] = std::string(field.value());
+  for (const auto& field : fields)
+    headers[LowerCase(field.name_string())] = std::string(field.value());
   return headers;
 }
 
@@ -36,7 +37,8 @@ std::string Quote(Bytes bytes) {
   std::string quoted;
   for (const std::byte byte : bytes.first(std::min(bytes.size(), kQuotedMax))) {
     const char c = static_cast<char>(byte);
-    quoted += c >= ' ' && c <= '~' ? std::string(1, c) : fmt::format("\\x{:02x}", static_cast<unsigned>(byte));
+    quoted += c >= ' ' && c <= '~' ? std::string(1, c)
+                                   : fmt::format("\\x{:02x}", static_cast<unsigned>(byte));
   }
   return quoted;
 }
@@ -72,7 +74,8 @@ class Exchange final : public HttpExchange {
   Task<Status> BeginStream(int status, std::string content_type) override {
     MC_ASSERT(!responded_);
     responded_ = true;
-    const std::string head = Head(status, content_type) + "Cache-Control: no-cache\r\nTransfer-Encoding: chunked\r\n\r\n";
+    const std::string head = Head(status, content_type) +
+                             "Cache-Control: no-cache\r\nTransfer-Encoding: chunked\r\n\r\n";
     const Bytes bytes = AsBytes(head);
     const Status written = co_await stream_->Write(std::span(&bytes, 1));
     if (!written) broken_ = true;
@@ -121,8 +124,9 @@ class Exchange final : public HttpExchange {
 
  private:
   std::string Head(int status, const std::string& content_type) const {
-    return fmt::format("HTTP/1.1 {} {}\r\nServer: mooncake/{}\r\nContent-Type: {}\r\nConnection: {}\r\n", status,
-                       HttpReason(status), MOONCAKE_VERSION, content_type, keep_alive_ ? "keep-alive" : "close");
+    return fmt::format(
+        "HTTP/1.1 {} {}\r\nServer: mooncake/{}\r\nContent-Type: {}\r\nConnection: {}\r\n", status,
+        HttpReason(status), MOONCAKE_VERSION, content_type, keep_alive_ ? "keep-alive" : "close");
   }
 
   std::shared_ptr<Stream> stream_;
@@ -141,21 +145,25 @@ struct Parsed {
 };
 
 // nullopt: the connection ended between requests.
-Task<Result<std::optional<Parsed>>> ReadRequest(World& world, const Executor& executor, BufferedReader& reader,
-                                                const HttpLimits& limits, Rejected& rejected) {
+Task<Result<std::optional<Parsed>>> ReadRequest(World& world, const Executor& executor,
+                                                BufferedReader& reader, const HttpLimits& limits,
+                                                Rejected& rejected) {
   http::request_parser<http::string_body> parser;
   parser.header_limit(limits.header_bytes_max);
   parser.body_limit(limits.body_bytes_max);
-  StreamDeadline idle(world, executor, reader.shared_stream(), After(world.clock.Now(), limits.idle_timeout));
+  StreamDeadline idle(world, executor, reader.shared_stream(),
+                      After(world.clock.Now(), limits.idle_timeout));
   if (reader.buffered().empty()) {
     const Status first = co_await reader.Want(1);
     if (!first) co_return std::optional<Parsed>{};
   }
   idle.Disarm();
-  StreamDeadline head(world, executor, reader.shared_stream(), After(world.clock.Now(), limits.header_timeout));
+  StreamDeadline head(world, executor, reader.shared_stream(),
+                      After(world.clock.Now(), limits.header_timeout));
   StreamDeadline body(world, executor, reader.shared_stream(),
                       After(world.clock.Now(), limits.header_timeout + limits.body_timeout));
-  std::size_t header_bytes = 0;  // the parser's own limit starts anew with each piece that it is given
+  std::size_t header_bytes =
+      0;  // the parser's own limit starts anew with each piece that it is given
   while (!parser.is_done()) {
     error_code code;
     const bool in_header = !parser.is_header_done();
@@ -165,7 +173,8 @@ Task<Result<std::optional<Parsed>>> ReadRequest(World& world, const Executor& ex
     if (in_header) header_bytes += consumed;
     if (header_bytes > limits.header_bytes_max) code = http::error::header_limit;
     if (parser.is_header_done()) head.Disarm();
-    if (code == http::error::need_more || (!code && reader.buffered().empty() && !parser.is_done())) {
+    if (code == http::error::need_more ||
+        (!code && reader.buffered().empty() && !parser.is_done())) {
       const std::size_t have = reader.buffered().size();
       constexpr std::size_t kUnparsedMax = 32 << 10;  // a header line longer than that is refused
       if (have >= kUnparsedMax) {
@@ -195,8 +204,8 @@ Task<Result<std::optional<Parsed>>> ReadRequest(World& world, const Executor& ex
   co_return std::optional<Parsed>(std::move(parsed));
 }
 
-// Reads ahead while a handler works, so that a client that goes away is noticed at once. What it reads is the next
-// request's beginning. Bounded: a client may not send more than one buffer ahead.
+// Reads ahead while a handler works, so that a client that goes away is noticed at once. What it
+// reads is the next request's beginning. Bounded: a client may not send more than one buffer ahead.
 Task<void> WatchClient(std::shared_ptr<BufferedReader> reader, std::shared_ptr<Exchange> exchange,
                        std::shared_ptr<OneShot<bool>> done) {
   constexpr std::size_t kAheadMax = 4096;
@@ -208,8 +217,8 @@ Task<void> WatchClient(std::shared_ptr<BufferedReader> reader, std::shared_ptr<E
   done->Set(true);
 }
 
-// To close a connection on which bytes are unread resets it, and a reset overtakes the answer. So a refused client gets a
-// moment to finish what it is sending.
+// To close a connection on which bytes are unread resets it, and a reset overtakes the answer. So a
+// refused client gets a moment to finish what it is sending.
 Task<void> Linger(World& world, const Executor& executor, std::shared_ptr<Stream> stream) {
   constexpr Duration kTimeMax = std::chrono::seconds(1);
   const StreamDeadline limit(world, executor, stream, After(world.clock.Now(), kTimeMax));
@@ -222,19 +231,21 @@ Task<void> Linger(World& world, const Executor& executor, std::shared_ptr<Stream
 
 }  // namespace
 
-Task<void> ServeHttp(World& world, Executor executor, std::unique_ptr<BufferedReader> reader, const HttpHandler& handler,
-                     HttpLimits limits) {
+Task<void> ServeHttp(World& world, Executor executor, std::unique_ptr<BufferedReader> reader,
+                     const HttpHandler& handler, HttpLimits limits) {
   const std::shared_ptr<BufferedReader> shared = std::move(reader);
   const std::shared_ptr<Stream> stream = shared->shared_stream();
   std::shared_ptr<OneShot<bool>> watch;
   for (bool more = true; more;) {
-    if (watch) {  // the watcher's read must end before ours begins; it ends with the next request's first byte
+    if (watch) {  // the watcher's read must end before ours begins; it ends with the next request's
+                  // first byte
       StreamDeadline idle(world, executor, stream, After(world.clock.Now(), limits.idle_timeout));
       co_await watch->Get();
       idle.Disarm();
     }
     Rejected rejected{0, {}};
-    Result<std::optional<Parsed>> parsed = co_await ReadRequest(world, executor, *shared, limits, rejected);
+    Result<std::optional<Parsed>> parsed =
+        co_await ReadRequest(world, executor, *shared, limits, rejected);
     if (!parsed) {
       if (rejected.status != 0) {
         Exchange refusal(stream, {}, false);
@@ -247,7 +258,8 @@ Task<void> ServeHttp(World& world, Executor executor, std::unique_ptr<BufferedRe
       break;
     }
     if (!parsed->has_value()) break;
-    auto exchange = std::make_shared<Exchange>(stream, std::move((*parsed)->request), (*parsed)->keep_alive);
+    auto exchange =
+        std::make_shared<Exchange>(stream, std::move((*parsed)->request), (*parsed)->keep_alive);
     watch = std::make_shared<OneShot<bool>>();
     Spawn(executor, WatchClient(shared, exchange, watch));
     co_await handler(*exchange);
@@ -263,21 +275,36 @@ Task<void> ServeHttp(World& world, Executor executor, std::unique_ptr<BufferedRe
 
 std::string_view HttpReason(int status) noexcept {
   switch (status) {
-    case 200: return "OK";
-    case 202: return "Accepted";
-    case 400: return "Bad Request";
-    case 404: return "Not Found";
-    case 405: return "Method Not Allowed";
-    case 413: return "Payload Too Large";
-    case 429: return "Too Many Requests";
-    case 431: return "Request Header Fields Too Large";
-    case 499: return "Client Closed Request";
-    case 500: return "Internal Server Error";
-    case 502: return "Bad Gateway";
-    case 503: return "Service Unavailable";
-    case 504: return "Gateway Timeout";
-    case 507: return "Insufficient Storage";
-    default: return "Status";
+    case 200:
+      return "OK";
+    case 202:
+      return "Accepted";
+    case 400:
+      return "Bad Request";
+    case 404:
+      return "Not Found";
+    case 405:
+      return "Method Not Allowed";
+    case 413:
+      return "Payload Too Large";
+    case 429:
+      return "Too Many Requests";
+    case 431:
+      return "Request Header Fields Too Large";
+    case 499:
+      return "Client Closed Request";
+    case 500:
+      return "Internal Server Error";
+    case 502:
+      return "Bad Gateway";
+    case 503:
+      return "Service Unavailable";
+    case 504:
+      return "Gateway Timeout";
+    case 507:
+      return "Insufficient Storage";
+    default:
+      return "Status";
   }
 }
 
@@ -315,13 +342,16 @@ void HttpClient::Close() {
 }
 
 Task<Status> HttpClient::Connect(Instant deadline) {
-  if (server_.tls) co_return Fail(ErrorId::kBadAddress, "https:// is not spoken here: write http://");
-  Result<std::vector<IpAddress>> addresses = co_await world_.network.Resolve(executor_, server_.host, deadline);
+  if (server_.tls)
+    co_return Fail(ErrorId::kBadAddress, "https:// is not spoken here: write http://");
+  Result<std::vector<IpAddress>> addresses =
+      co_await world_.network.Resolve(executor_, server_.host, deadline);
   if (!addresses) co_return Fail(addresses.error());
   Error last{ErrorId::kNetwork, server_.host + " has no address"};
   for (const IpAddress& address : *addresses) {
     const Endpoint endpoint{address, server_.port};
-    Result<std::unique_ptr<Stream>> stream = co_await world_.network.Connect(executor_, endpoint, deadline);
+    Result<std::unique_ptr<Stream>> stream =
+        co_await world_.network.Connect(executor_, endpoint, deadline);
     if (stream) {
       std::shared_ptr<Stream> shared = std::move(*stream);
       reader_ = std::make_unique<BufferedReader>(std::move(shared));
@@ -332,21 +362,25 @@ Task<Status> HttpClient::Connect(Instant deadline) {
   co_return Fail(last);
 }
 
-Task<Result<HttpResponse>> HttpClient::Send(std::string method, std::string target, std::string body,
-                                            std::vector<std::pair<std::string, std::string>> headers, Instant deadline) {
+Task<Result<HttpResponse>> HttpClient::Send(
+    std::string method, std::string target, std::string body,
+    std::vector<std::pair<std::string, std::string>> headers, Instant deadline) {
   std::string collected;
-  auto send = SendStreaming(std::move(method), std::move(target), std::move(body), std::move(headers), deadline,
-                            [&collected](std::string_view data) { collected += data; });
+  auto send =
+      SendStreaming(std::move(method), std::move(target), std::move(body), std::move(headers),
+                    deadline, [&collected](std::string_view data) { collected += data; });
   Result<HttpResponse> response = co_await std::move(send);
   if (response) response->body = std::move(collected);
   co_return response;
 }
 
-Task<Result<HttpResponse>> HttpClient::SendStreaming(std::string method, std::string target, std::string body,
-                                                     std::vector<std::pair<std::string, std::string>> headers,
-                                                     Instant deadline, std::function<void(std::string_view)> on_data) {
-  std::string head = fmt::format("{} {} HTTP/1.1\r\nHost: {}:{}\r\nUser-Agent: mooncake/{}\r\nContent-Length: {}\r\n", method,
-                                 target, server_.host, server_.port, MOONCAKE_VERSION, body.size());
+Task<Result<HttpResponse>> HttpClient::SendStreaming(
+    std::string method, std::string target, std::string body,
+    std::vector<std::pair<std::string, std::string>> headers, Instant deadline,
+    std::function<void(std::string_view)> on_data) {
+  std::string head = fmt::format(
+      "{} {} HTTP/1.1\r\nHost: {}:{}\r\nUser-Agent: mooncake/{}\r\nContent-Length: {}\r\n", method,
+      target, server_.host, server_.port, MOONCAKE_VERSION, body.size());
   for (const auto& [name, value] : headers) head += fmt::format("{}: {}\r\n", name, value);
   head += "\r\n";
   const std::string server = fmt::format("{}:{}", server_.host, server_.port);
@@ -376,7 +410,7 @@ Task<Result<HttpResponse>> HttpClient::SendStreaming(std::string method, std::st
 
     http::response_parser<http::buffer_body> parser;
     parser.body_limit(boost::none);
-      std::array<char, 65536> piece{};
+    std::array<char, 65536> piece{};
     std::string quoted = Quote(reader_->buffered());
     while (!parser.is_done()) {
       parser.get().body().data = piece.data();
@@ -391,7 +425,8 @@ Task<Result<HttpResponse>> HttpClient::SendStreaming(std::string method, std::st
       if (code == http::error::need_buffer) continue;
       if (code && code != http::error::need_more) {
         Close();
-        co_return Fail(ErrorId::kBadHttp, fmt::format("{} answers with \"{}\": {}", server, quoted, code.message()));
+        co_return Fail(ErrorId::kBadHttp,
+                       fmt::format("{} answers with \"{}\": {}", server, quoted, code.message()));
       }
       if (parser.is_done() || (consumed > 0 && !reader_->buffered().empty() && !code)) continue;
       const std::size_t have = reader_->buffered().size();

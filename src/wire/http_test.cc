@@ -26,7 +26,8 @@ TEST(HttpUrls, Parse) {
 class Http : public testing::Test {
  protected:
   void SetUp() override {
-    server_ = std::make_shared<PortServer>(world_, metrics_, PortServerOptions{.http = {.body_bytes_max = 1000000}});
+    server_ = std::make_shared<PortServer>(world_, metrics_,
+                                           PortServerOptions{.http = {.body_bytes_max = 1000000}});
     server_->on_http = [this](HttpExchange& exchange) -> Task<void> {
       if (exchange.request().path() == "/stream") {
         static_cast<void>(co_await exchange.BeginStream(200, "text/event-stream"));
@@ -43,11 +44,13 @@ class Http : public testing::Test {
         co_await gone.Get();
         gone_.set_value();
       } else {
-        auto answer = exchange.Respond(200, "text/plain", exchange.request().method + exchange.request().body, {});
+        auto answer = exchange.Respond(200, "text/plain",
+                                       exchange.request().method + exchange.request().body, {});
         static_cast<void>(co_await std::move(answer));
       }
     };
-    Result<std::unique_ptr<Listener>> listener = world_.network.Listen(world_.control, {IpAddress::LoopbackV4(), 0});
+    Result<std::unique_ptr<Listener>> listener =
+        world_.network.Listen(world_.control, {IpAddress::LoopbackV4(), 0});
     ASSERT_TRUE(Succeeds(listener));
     at_ = (*listener)->bound();
     std::shared_ptr<Listener> shared = std::move(*listener);
@@ -92,7 +95,8 @@ TEST_F(Http, AStreamArrivesInPieces) {
   RunOn(world_, [this]() -> Task<void> {
     HttpClient client(world_, world_.control, Url());
     std::string got;
-    auto send = client.SendStreaming("GET", "/stream", "", {}, In(5s), [&got](std::string_view data) { got += data; });
+    auto send = client.SendStreaming("GET", "/stream", "", {}, In(5s),
+                                     [&got](std::string_view data) { got += data; });
     const Result<HttpResponse> response = co_await std::move(send);
     EXPECT_TRUE(Succeeds(response));
     EXPECT_EQ(got, "data: 0\n\ndata: 1\n\ndata: 2\n\n");
@@ -123,7 +127,8 @@ TEST_F(Http, HeadersThatAreTooLongAreRefusedHoweverTheyArrive) {
 TEST_F(Http, AClientThatGoesAwayIsNoticed) {
   std::unique_ptr<Stream> client;
   RunOn(world_, [this, &client]() -> Task<void> {
-    Result<std::unique_ptr<Stream>> stream = co_await world_.network.Connect(world_.control, at_, In(5s));
+    Result<std::unique_ptr<Stream>> stream =
+        co_await world_.network.Connect(world_.control, at_, In(5s));
     EXPECT_TRUE(Succeeds(stream));
     client = std::move(*stream);
     const std::string request = "GET /wait HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -145,14 +150,16 @@ TEST_F(Http, AConnectionThatItsClientClosedIsGone) {
       EXPECT_EQ(server_->connections(), 1U);
     }
     const Instant limit = In(5s);
-    while (server_->connections() > 0 && world_.clock.Now() < limit) co_await world_.clock.SleepFor(world_.control, 1ms);
+    while (server_->connections() > 0 && world_.clock.Now() < limit)
+      co_await world_.clock.SleepFor(world_.control, 1ms);
     EXPECT_EQ(server_->connections(), 0U);
   });
 }
 
 TEST_F(Http, WhatIsNotHttpIsQuoted) {
   RunOn(world_, [this]() -> Task<void> {
-    Result<std::unique_ptr<Listener>> listener = world_.network.Listen(world_.control, {IpAddress::LoopbackV4(), 0});
+    Result<std::unique_ptr<Listener>> listener =
+        world_.network.Listen(world_.control, {IpAddress::LoopbackV4(), 0});
     const Endpoint at = (*listener)->bound();
     std::shared_ptr<Listener> shared = std::move(*listener);
     Spawn(world_.control, [](std::shared_ptr<Listener> l) -> Task<void> {
@@ -167,7 +174,8 @@ TEST_F(Http, WhatIsNotHttpIsQuoted) {
     auto send = client.Send("GET", "/", "", {}, In(5s));
     const Result<HttpResponse> response = co_await std::move(send);
     EXPECT_TRUE(FailsWith(response, ErrorId::kBadHttp));
-    EXPECT_NE(response.error().context.find("SSH-2.0"), std::string::npos) << response.error().context;
+    EXPECT_NE(response.error().context.find("SSH-2.0"), std::string::npos)
+        << response.error().context;
   });
 }
 

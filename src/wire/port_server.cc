@@ -28,17 +28,20 @@ Speech Recognise(Bytes first) {
 PortServer::PortServer(World& world, Metrics& metrics, PortServerOptions options)
     : world_(world),
       options_(options),
-      accepted_(metrics.AddCounter("mooncake_port_connections_total", "Connections accepted on the common port.")),
+      accepted_(metrics.AddCounter("mooncake_port_connections_total",
+                                   "Connections accepted on the common port.")),
       refused_(metrics.AddCounter("mooncake_port_refused_connections_total",
                                   "Connections closed at once because there were too many.")),
-      garbage_(metrics.AddCounter("mooncake_port_garbage_connections_total",
-                                  "Connections closed because their first bytes were neither ours nor HTTP.")) {}
+      garbage_(metrics.AddCounter(
+          "mooncake_port_garbage_connections_total",
+          "Connections closed because their first bytes were neither ours nor HTTP.")) {}
 
 void PortServer::Serve(std::shared_ptr<Listener> listener) {
   listeners_.push_back(listener);
-  Spawn(world_.control, [](std::shared_ptr<PortServer> me, std::shared_ptr<Listener> at) -> Task<void> {
-    co_await me->AcceptLoop(at);
-  }(shared_from_this(), listener));
+  Spawn(world_.control,
+        [](std::shared_ptr<PortServer> me, std::shared_ptr<Listener> at) -> Task<void> {
+          co_await me->AcceptLoop(at);
+        }(shared_from_this(), listener));
 }
 
 void PortServer::Close(const Error& cause) {
@@ -56,7 +59,8 @@ Task<void> PortServer::AcceptLoop(std::shared_ptr<Listener> listener) {
     if (!accepted) {
       if (accepted.error().id == ErrorId::kClosed) co_return;
       MC_LOG(warn, "{}", accepted.error().Text());
-      constexpr Duration kPause = std::chrono::milliseconds(100);  // out of descriptors: some come back
+      constexpr Duration kPause =
+          std::chrono::milliseconds(100);  // out of descriptors: some come back
       co_await world_.clock.SleepFor(world_.control, kPause);
       continue;
     }
@@ -66,21 +70,22 @@ Task<void> PortServer::AcceptLoop(std::shared_ptr<Listener> listener) {
     }
     accepted_.Add();
     std::shared_ptr<Stream> stream = std::move(*accepted);
-    Spawn(world_.control, [](std::shared_ptr<PortServer> me, std::shared_ptr<Stream> with) -> Task<void> {
-      const std::uint64_t number = me->next_number_++;
-      me->connections_ += 1;
-      me->streams_.emplace(number, with);
-      co_await me->Handle(with);
-      me->streams_.erase(number);
-      me->connections_ -= 1;
-    }(shared_from_this(), std::move(stream)));
+    Spawn(world_.control,
+          [](std::shared_ptr<PortServer> me, std::shared_ptr<Stream> with) -> Task<void> {
+            const std::uint64_t number = me->next_number_++;
+            me->connections_ += 1;
+            me->streams_.emplace(number, with);
+            co_await me->Handle(with);
+            me->streams_.erase(number);
+            me->connections_ -= 1;
+          }(shared_from_this(), std::move(stream)));
   }
 }
 
 Task<void> PortServer::Handle(std::shared_ptr<Stream> stream) {
   const auto self = shared_from_this();
-  auto limit = std::make_shared<StreamDeadline>(world_, world_.control, stream,
-                                                After(world_.clock.Now(), options_.handshake_timeout));
+  auto limit = std::make_shared<StreamDeadline>(
+      world_, world_.control, stream, After(world_.clock.Now(), options_.handshake_timeout));
   auto reader = std::make_unique<BufferedReader>(stream);
   constexpr std::size_t kTellingBytes = 4;
   const Status first = co_await reader->Want(kTellingBytes);
@@ -106,14 +111,18 @@ Task<void> PortServer::Handle(std::shared_ptr<Stream> stream) {
   stream->Close();
 }
 
-Task<void> PortServer::HandleFrames(std::unique_ptr<BufferedReader> reader, std::shared_ptr<StreamDeadline> limit) {
+Task<void> PortServer::HandleFrames(std::unique_ptr<BufferedReader> reader,
+                                    std::shared_ptr<StreamDeadline> limit) {
   const std::shared_ptr<Stream> stream = reader->shared_stream();
   const Introduction introduction = introduce();
   Result<Handshake> handshake = co_await Welcome(std::move(reader), introduction);
   if (!handshake) {
     if (!limit->passed() && handshake.error().id == ErrorId::kBadFrame) garbage_.Add();
-    const bool went_away = handshake.error().id == ErrorId::kConnectionClosed || handshake.error().id == ErrorId::kClosed;
-    if (!went_away) MC_LOG(info, "{}", Within("connection from " + ToString(stream->remote()), handshake.error()).Text());
+    const bool went_away = handshake.error().id == ErrorId::kConnectionClosed ||
+                           handshake.error().id == ErrorId::kClosed;
+    if (!went_away)
+      MC_LOG(info, "{}",
+             Within("connection from " + ToString(stream->remote()), handshake.error()).Text());
     stream->Close();
     co_return;
   }
@@ -126,8 +135,8 @@ Task<void> PortServer::HandleFrames(std::unique_ptr<BufferedReader> reader, std:
     if (on_data) on_data(std::move(*handshake));
     co_return;
   }
-  const auto connection =
-      std::make_shared<RpcConnection>(world_, world_.control, std::move(*handshake), router, options_.rpc);
+  const auto connection = std::make_shared<RpcConnection>(
+      world_, world_.control, std::move(*handshake), router, options_.rpc);
   const std::uint64_t number = next_number_++;
   rpc_.emplace(number, connection);
   OneShot<bool> ended;

@@ -16,7 +16,8 @@ namespace mooncake {
 
 struct PortServerOptions {
   std::size_t connections_max = 4096;
-  Duration handshake_timeout = std::chrono::seconds(5);  ///< From the connection to the end of the first frame.
+  Duration handshake_timeout =
+      std::chrono::seconds(5);  ///< From the connection to the end of the first frame.
   HttpLimits http;
   RpcLimits rpc;
 };
@@ -43,14 +44,15 @@ class PortServer : public std::enable_shared_from_this<PortServer> {
  private:
   Task<void> AcceptLoop(std::shared_ptr<Listener> listener);
   Task<void> Handle(std::shared_ptr<Stream> stream);
-  Task<void> HandleFrames(std::unique_ptr<BufferedReader> reader, std::shared_ptr<StreamDeadline> limit);
+  Task<void> HandleFrames(std::unique_ptr<BufferedReader> reader,
+                          std::shared_ptr<StreamDeadline> limit);
 
   World& world_;
   PortServerOptions options_;
   bool closed_ = false;
   std::size_t connections_ = 0;
   std::vector<std::shared_ptr<Listener>> listeners_;
-  std::map<std::uint64_t, std::shared_ptr<Stream>> streams_;     // by number, in order of their coming
+  std::map<std::uint64_t, std::shared_ptr<Stream>> streams_;  // by number, in order of their coming
   std::map<std::uint64_t, std::shared_ptr<RpcConnection>> rpc_;
   std::uint64_t next_number_ = 1;
   Counter& accepted_;

@@ -21,9 +21,13 @@ std::uint32_t BudgetMs(Instant deadline, Instant now) {
 
 }  // namespace
 
-Reply MakeReply(const google::protobuf::MessageLite& message) { return {message.SerializeAsString(), {}}; }
+Reply MakeReply(const google::protobuf::MessageLite& message) {
+  return {message.SerializeAsString(), {}};
+}
 
-bool Parse(const std::string& body, google::protobuf::MessageLite& message) { return message.ParseFromString(body); }
+bool Parse(const std::string& body, google::protobuf::MessageLite& message) {
+  return message.ParseFromString(body);
+}
 
 void RpcCall::OnCancel(std::function<void()> call) {
   if (cancelled_) {
@@ -60,7 +64,8 @@ const RpcHandler* RpcRouter::Find(std::uint16_t method) const {
   return found == handlers_.end() ? nullptr : &found->second;
 }
 
-RpcConnection::RpcConnection(World& world, Executor executor, Handshake handshake, const RpcRouter& router, RpcLimits limits)
+RpcConnection::RpcConnection(World& world, Executor executor, Handshake handshake,
+                             const RpcRouter& router, RpcLimits limits)
     : world_(world),
       executor_(std::move(executor)),
       handshake_(std::move(handshake)),
@@ -74,8 +79,10 @@ RpcConnection::~RpcConnection() { stream_->Close(); }
 
 void RpcConnection::Start() {
   const auto self = shared_from_this();
-  Spawn(executor_, [](std::shared_ptr<RpcConnection> me) -> Task<void> { co_await me->ReadLoop(); }(self));
-  Spawn(executor_, [](std::shared_ptr<RpcConnection> me) -> Task<void> { co_await me->WriteLoop(); }(self));
+  Spawn(executor_,
+        [](std::shared_ptr<RpcConnection> me) -> Task<void> { co_await me->ReadLoop(); }(self));
+  Spawn(executor_,
+        [](std::shared_ptr<RpcConnection> me) -> Task<void> { co_await me->WriteLoop(); }(self));
   Tick();
 }
 
@@ -83,8 +90,9 @@ void RpcConnection::Tick() {
   if (closed_) return;
   const Instant now = world_.clock.Now();
   if (now - last_heard_ >= limits_.dead_after) {
-    Close(Error{ErrorId::kConnectionClosed, fmt::format("{} has been silent for {:.0f} s", Describe(peer()),
-                                                std::chrono::duration<double>(now - last_heard_).count())});
+    Close(Error{ErrorId::kConnectionClosed,
+                fmt::format("{} has been silent for {:.0f} s", Describe(peer()),
+                            std::chrono::duration<double>(now - last_heard_).count())});
     return;
   }
   if (now - last_heard_ >= limits_.ping_interval) {
@@ -228,7 +236,9 @@ void RpcConnection::Dispatch(Frame frame) {
       if (found == pending_.end()) return;  // its caller gave up before
       const std::shared_ptr<Pending> pending = found->second;
       if (frame.header.kind == FrameKind::kItem) {
-        if (!pending->on_item || pending->on_item({std::move(frame.body), std::move(frame.payload)})) return;
+        if (!pending->on_item ||
+            pending->on_item({std::move(frame.body), std::move(frame.payload)}))
+          return;
         FrameHeader cancel;
         cancel.kind = FrameKind::kCancel;
         cancel.id = id;
@@ -238,14 +248,16 @@ void RpcConnection::Dispatch(Frame frame) {
         pending->answer.Set(Reply{std::move(frame.body), std::move(frame.payload)});
       } else {
         pb::Failure failure;
-        if (!failure.ParseFromString(frame.body)) failure.set_context("a failure that cannot be read");
+        if (!failure.ParseFromString(frame.body))
+          failure.set_context("a failure that cannot be read");
         pending->answer.Set(Fail(FromProto(failure)));
       }
       return;
     }
     default:
-      Close(Error{ErrorId::kBadFrame, fmt::format("{} sent a frame of kind {} on an RPC connection", Describe(peer()),
-                                                  static_cast<int>(frame.header.kind))});
+      Close(Error{ErrorId::kBadFrame,
+                  fmt::format("{} sent a frame of kind {} on an RPC connection", Describe(peer()),
+                              static_cast<int>(frame.header.kind))});
   }
 }
 
@@ -253,15 +265,20 @@ void RpcConnection::Serve(Frame frame) {
   const std::uint64_t id = frame.header.id;
   const RpcHandler* const handler = router_.Find(frame.header.method);
   if (handler == nullptr) {
-    EnqueueFailure(id, Error{ErrorId::kUnknownMethod, fmt::format("method {}", frame.header.method)});
+    EnqueueFailure(id,
+                   Error{ErrorId::kUnknownMethod, fmt::format("method {}", frame.header.method)});
     return;
   }
-  if (serving_.size() >= limits_.requests_in_flight_max || queued_bytes_ >= limits_.queued_bytes_max) {
-    EnqueueFailure(id, Error{ErrorId::kPeerBusy, fmt::format("{} calls in progress on this connection", serving_.size())});
+  if (serving_.size() >= limits_.requests_in_flight_max ||
+      queued_bytes_ >= limits_.queued_bytes_max) {
+    EnqueueFailure(id,
+                   Error{ErrorId::kPeerBusy,
+                         fmt::format("{} calls in progress on this connection", serving_.size())});
     return;
   }
   if (serving_.contains(id)) {
-    Close(Error{ErrorId::kBadFrame, fmt::format("{} used the call id {} twice at once", Describe(peer()), id)});
+    Close(Error{ErrorId::kBadFrame,
+                fmt::format("{} used the call id {} twice at once", Describe(peer()), id)});
     return;
   }
   const auto call = std::make_shared<RpcCall>();
@@ -278,7 +295,8 @@ void RpcConnection::Serve(Frame frame) {
   Spawn(executor_, RunHandler(call, *handler, std::move(frame)));
 }
 
-Task<void> RpcConnection::RunHandler(std::shared_ptr<RpcCall> call, const RpcHandler& handler, Frame frame) {
+Task<void> RpcConnection::RunHandler(std::shared_ptr<RpcCall> call, const RpcHandler& handler,
+                                     Frame frame) {
   const auto self = call->connection_;
   Result<Reply> result = co_await handler(*call, std::move(frame));
   serving_.erase(call->id_);
@@ -294,20 +312,24 @@ Task<void> RpcConnection::RunHandler(std::shared_ptr<RpcCall> call, const RpcHan
   Enqueue(header, std::move(result->body), std::move(result->payload));
 }
 
-Task<Result<Reply>> RpcConnection::Call(Method method, std::string body, Instant deadline, std::vector<std::byte> payload) {
+Task<Result<Reply>> RpcConnection::Call(Method method, std::string body, Instant deadline,
+                                        std::vector<std::byte> payload) {
   auto call = CallStream(method, std::move(body), deadline, std::move(payload), nullptr);
   co_return co_await std::move(call);
 }
 
 Task<Result<Reply>> RpcConnection::CallStream(Method method, std::string body, Instant deadline,
-                                              std::vector<std::byte> payload, std::function<bool(Reply)> on_item) {
+                                              std::vector<std::byte> payload,
+                                              std::function<bool(Reply)> on_item) {
   const auto self = shared_from_this();
   if (closed_) co_return Fail(*cause_);
   if (body.size() > kBodyBytesMax || payload.size() > kPayloadBytesMax) {
-    co_return Fail(ErrorId::kFrameTooLarge, fmt::format("a request of {} + {} bytes", body.size(), payload.size()));
+    co_return Fail(ErrorId::kFrameTooLarge,
+                   fmt::format("a request of {} + {} bytes", body.size(), payload.size()));
   }
   if (queued_bytes_ >= limits_.queued_bytes_max) {
-    co_return Fail(ErrorId::kPeerBusy, fmt::format("{} bytes wait to be sent to {}", queued_bytes_, Describe(peer())));
+    co_return Fail(ErrorId::kPeerBusy,
+                   fmt::format("{} bytes wait to be sent to {}", queued_bytes_, Describe(peer())));
   }
   const Instant now = world_.clock.Now();
   if (deadline <= now) co_return Fail(ErrorId::kDeadline, "before the call to " + Describe(peer()));
@@ -321,7 +343,9 @@ Task<Result<Reply>> RpcConnection::CallStream(Method method, std::string body, I
       if (!connection) return;
       const std::optional<Duration> silence = connection->Silence();
       std::string context = "no answer from " + Describe(connection->peer());
-      if (silence) context += fmt::format(", silent for {:.1f} s", std::chrono::duration<double>(*silence).count());
+      if (silence)
+        context +=
+            fmt::format(", silent for {:.1f} s", std::chrono::duration<double>(*silence).count());
       if (pending->answer.Set(Fail(ErrorId::kDeadline, std::move(context)))) {
         FrameHeader cancel;
         cancel.kind = FrameKind::kCancel;

@@ -1,5 +1,5 @@
-// Remote calls over one connection: many at a time, each with a deadline, cancellable, answered once or item by item.
-// Everything here happens on the connection's loop.
+// Remote calls over one connection: many at a time, each with a deadline, cancellable, answered
+// once or item by item. Everything here happens on the connection's loop.
 #pragma once
 
 #include <deque>
@@ -45,10 +45,12 @@ struct Reply {
 /// Upper bounds of one connection.
 struct RpcLimits {
   std::size_t requests_in_flight_max = 1024;  ///< Served at once; more are refused with kPeerBusy.
-  std::size_t queued_bytes_max = 32 << 20;    ///< Waiting to be written; calls beyond are refused with kPeerBusy.
+  std::size_t queued_bytes_max =
+      32 << 20;  ///< Waiting to be written; calls beyond are refused with kPeerBusy.
   Duration ping_interval = std::chrono::seconds(2);
-  Duration suspect_after = std::chrono::seconds(5);  ///< Silence that long is shown, and changes nothing else.
-  Duration dead_after = std::chrono::seconds(60);    ///< Silence that long ends the connection.
+  Duration suspect_after =
+      std::chrono::seconds(5);  ///< Silence that long is shown, and changes nothing else.
+  Duration dead_after = std::chrono::seconds(60);  ///< Silence that long ends the connection.
 };
 
 class RpcConnection;
@@ -57,14 +59,18 @@ class RpcConnection;
 class RpcCall {
  public:
   [[nodiscard]] Instant deadline() const noexcept { return deadline_; }
-  /// The caller cancelled, its deadline passed, or the connection broke: nobody waits for the answer.
+  /// The caller cancelled, its deadline passed, or the connection broke: nobody waits for the
+  /// answer.
   [[nodiscard]] bool cancelled() const noexcept { return cancelled_; }
   /// Called once when that happens; replaced by a second call.
   void OnCancel(std::function<void()> call);
-  /// One of several answers. Waits while the connection's queue is full. kCancelled, kConnectionClosed.
+  /// One of several answers. Waits while the connection's queue is full. kCancelled,
+  /// kConnectionClosed.
   [[nodiscard]] Task<Status> Send(Reply item);
   [[nodiscard]] const Identity& peer() const noexcept;
-  [[nodiscard]] const std::shared_ptr<RpcConnection>& connection() const noexcept { return connection_; }
+  [[nodiscard]] const std::shared_ptr<RpcConnection>& connection() const noexcept {
+    return connection_;
+  }
 
  private:
   friend class RpcConnection;
@@ -82,7 +88,9 @@ using RpcHandler = std::function<Task<Result<Reply>>(RpcCall& call, Frame reques
 /// Which handler serves which method. Filled before the first connection, then only read.
 class RpcRouter {
  public:
-  void Add(Method method, RpcHandler handler) { handlers_[static_cast<std::uint16_t>(method)] = std::move(handler); }
+  void Add(Method method, RpcHandler handler) {
+    handlers_[static_cast<std::uint16_t>(method)] = std::move(handler);
+  }
   [[nodiscard]] const RpcHandler* Find(std::uint16_t method) const;
 
  private:
@@ -92,15 +100,18 @@ class RpcRouter {
 class RpcConnection : public std::enable_shared_from_this<RpcConnection> {
  public:
   /// `router` outlives the connection. Start() once, right after.
-  RpcConnection(World& world, Executor executor, Handshake handshake, const RpcRouter& router, RpcLimits limits);
+  RpcConnection(World& world, Executor executor, Handshake handshake, const RpcRouter& router,
+                RpcLimits limits);
   ~RpcConnection();
   void Start();
 
   /// Errors: what the peer's handler failed with, kDeadline, kConnectionClosed, kPeerBusy, kClosed.
-  [[nodiscard]] Task<Result<Reply>> Call(Method method, std::string body, Instant deadline, std::vector<std::byte> payload = {});
+  [[nodiscard]] Task<Result<Reply>> Call(Method method, std::string body, Instant deadline,
+                                         std::vector<std::byte> payload = {});
   /// As Call; `on_item` sees each item in order. It returns false to cancel the call (kCancelled).
   [[nodiscard]] Task<Result<Reply>> CallStream(Method method, std::string body, Instant deadline,
-                                               std::vector<std::byte> payload, std::function<bool(Reply)> on_item);
+                                               std::vector<std::byte> payload,
+                                               std::function<bool(Reply)> on_item);
   /// Ends every call in flight, ours with `cause`, and the connection. Idempotent.
   void Close(const Error& cause);
   [[nodiscard]] bool is_open() const noexcept { return !closed_; }

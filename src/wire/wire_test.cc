@@ -26,7 +26,8 @@ TEST(WireGolden, FrameHeader) {
   header.body_bytes = 3;
   header.payload_bytes = 0x10000;
   header.budget_ms = 30000;
-  EXPECT_EQ(Hex(Encode(header)), "4d434b31030031008877665544332211030000000000010030750000395ff239");
+  EXPECT_EQ(Hex(Encode(header)),
+            "4d434b31030031008877665544332211030000000000010030750000395ff239");
 }
 
 TEST(WireGolden, Hello) {
@@ -38,7 +39,8 @@ TEST(WireGolden, Hello) {
   hello.mutable_sender()->set_id_low(2);
   hello.mutable_sender()->set_label("p0");
   EXPECT_EQ(Hex(AsBytes(hello.SerializeAsString())),
-            "0801100122160901000000000000001102000000000000002202703032" "03727063");
+            "0801100122160901000000000000001102000000000000002202703032"
+            "03727063");
 }
 
 TEST(Frame, DecodeRefusesWhatIsNotAHeader) {
@@ -56,7 +58,8 @@ TEST(Frame, DecodeRefusesWhatIsNotAHeader) {
   EXPECT_TRUE(FailsWith(DecodeFrameHeader(large), ErrorId::kFrameTooLarge));
 }
 
-// ---- a server and its clients over loopback ------------------------------------------------------
+// ---- a server and its clients over loopback
+// ------------------------------------------------------
 
 class Wire : public testing::Test {
  protected:
@@ -86,7 +89,8 @@ class Wire : public testing::Test {
     server_->router.Add(Method::kPrefill, [](RpcCall&, Frame) -> Task<Result<Reply>> {
       co_return Fail(ErrorId::kKvFull, "needs 7, has 3");
     });
-    Result<std::unique_ptr<Listener>> listener = world_.network.Listen(world_.control, {IpAddress::LoopbackV4(), 0});
+    Result<std::unique_ptr<Listener>> listener =
+        world_.network.Listen(world_.control, {IpAddress::LoopbackV4(), 0});
     ASSERT_TRUE(Succeeds(listener));
     at_ = (*listener)->bound();
     std::shared_ptr<Listener> shared = std::move(*listener);
@@ -104,12 +108,17 @@ class Wire : public testing::Test {
   }
   Instant In(Duration duration) { return After(world_.clock.Now(), duration); }
 
-  Task<Result<std::shared_ptr<RpcConnection>>> Connect(InstanceId expected = {}, std::string cluster = "test") {
-    Introduction introduction{{.id = {9, 9}, .incarnation = 1, .label = "client", .host = {}, .program_version = "x"}, cluster, {}};
+  Task<Result<std::shared_ptr<RpcConnection>>> Connect(InstanceId expected = {},
+                                                       std::string cluster = "test") {
+    Introduction introduction{
+        {.id = {9, 9}, .incarnation = 1, .label = "client", .host = {}, .program_version = "x"},
+        cluster,
+        {}};
     auto dial = Dial(world_, world_.control, at_, std::move(introduction), "rpc", expected, In(5s));
     Result<Handshake> handshake = co_await std::move(dial);
     if (!handshake) co_return Fail(handshake.error());
-    auto connection = std::make_shared<RpcConnection>(world_, world_.control, std::move(*handshake), no_methods_, RpcLimits{});
+    auto connection = std::make_shared<RpcConnection>(world_, world_.control, std::move(*handshake),
+                                                      no_methods_, RpcLimits{});
     connection->Start();
     co_return connection;
   }
@@ -179,7 +188,8 @@ TEST_F(Wire, ADeadlineEndsTheCallAndCancelsTheHandler) {
     auto call = connection->Call(Method::kProbe, "", In(50ms));
     const Result<Reply> reply = co_await std::move(call);
     EXPECT_TRUE(FailsWith(reply, ErrorId::kDeadline));
-    auto status = connection->Call(Method::kStatus, "still here", In(5s));  // the connection lives on
+    auto status =
+        connection->Call(Method::kStatus, "still here", In(5s));  // the connection lives on
     const Result<Reply> after = co_await std::move(status);
     EXPECT_TRUE(Succeeds(after));
   });
@@ -212,7 +222,8 @@ class Hostile : public Wire {
   std::string Exchange(std::string bytes) {
     std::string answer;
     RunOn(world_, [this, &bytes, &answer]() -> Task<void> {
-      Result<std::unique_ptr<Stream>> stream = co_await world_.network.Connect(world_.control, at_, In(5s));
+      Result<std::unique_ptr<Stream>> stream =
+          co_await world_.network.Connect(world_.control, at_, In(5s));
       EXPECT_TRUE(Succeeds(stream));
       const Bytes sent = AsBytes(bytes);
       static_cast<void>(co_await (*stream)->Write(std::span(&sent, 1)));
@@ -238,7 +249,8 @@ TEST_F(Hostile, GarbageEndsItsOwnConnectionOnly) {
   EXPECT_EQ(Exchange("\x16\x03\x01 garbage"), "");
   FrameHeaderBytes header = Encode({FrameKind::kHello, 0, 0, 0, 0, 0, 0});
   std::string frame(AsText(header));
-  frame[16] = frame[17] = frame[18] = frame[19] = '\xff';  // a length of 2^32 - 1, and a checksum that does not fit
+  frame[16] = frame[17] = frame[18] = frame[19] =
+      '\xff';  // a length of 2^32 - 1, and a checksum that does not fit
   EXPECT_EQ(Exchange(frame), "");
   const FrameHeaderBytes huge = Encode({FrameKind::kHello, 0, 0, 0, UINT32_MAX, UINT32_MAX, 0});
   EXPECT_EQ(Exchange(std::string(AsText(huge))), "");

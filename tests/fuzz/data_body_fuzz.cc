@@ -1,5 +1,5 @@
-// Gather lists over TCP: what DecodeDataBody() takes names listed regions only, adds up, and survives
-// another round.
+// Gather lists over TCP: what DecodeDataBody() takes names listed regions only, adds up, and
+// survives another round.
 #include "fuzzer.h"
 #include "transport/tcp/tcp_frames.h"
 #include "wire/frame.h"

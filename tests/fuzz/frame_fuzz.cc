@@ -1,7 +1,6 @@
 // Frames: what DecodeFrameHeader() takes it gives back, and takes nothing above the bounds.
-#include "wire/frame.h"
-
 #include "fuzzer.h"
+#include "wire/frame.h"
 
 MOONCAKE_FUZZER(frame) {
   using namespace mooncake;

@@ -1,13 +1,13 @@
 // What a process of the same host may send before memory is shared: packets and advertisements.
-#include "transport/shm/local_protocol.h"
-
 #include "fuzzer.h"
+#include "transport/shm/local_protocol.h"
 
 MOONCAKE_FUZZER(local_protocol) {
   using namespace mooncake;
   if (const auto advertisement = shm::ParseAdvertisement(TextOf(input))) {
     const auto again = shm::ParseAdvertisement(shm::Encode(*advertisement));
-    MC_FUZZ_CHECK(again && again->name == advertisement->name && again->nonce == advertisement->nonce);
+    MC_FUZZ_CHECK(again && again->name == advertisement->name &&
+                  again->nonce == advertisement->nonce);
   }
   static_cast<void>(shm::DecodeHeader(input));
   static_cast<void>(shm::DecodeBody<shm::Hello>(input));

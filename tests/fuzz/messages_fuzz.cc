@@ -11,7 +11,8 @@ namespace {
 template <class Message>
 void ParseOnly(const std::string& body) {
   Message message;
-  if (mooncake::Parse(body, message)) MC_FUZZ_CHECK(message.SerializeAsString().size() <= body.size() + 16 * message.ByteSizeLong());
+  if (mooncake::Parse(body, message))
+    MC_FUZZ_CHECK(message.SerializeAsString().size() <= body.size() + 16 * message.ByteSizeLong());
 }
 
 }  // namespace
@@ -21,8 +22,12 @@ MOONCAKE_FUZZER(messages) {
   if (input.empty()) return;
   const std::string body(TextOf(input.subspan(1)));
   switch (static_cast<unsigned>(input[0]) % 12) {
-    case 0: ParseOnly<pb::Hello>(body); break;
-    case 1: ParseOnly<pb::HelloReply>(body); break;
+    case 0:
+      ParseOnly<pb::Hello>(body);
+      break;
+    case 1:
+      ParseOnly<pb::HelloReply>(body);
+      break;
     case 2: {
       pb::Failure failure;
       if (Parse(body, failure)) MC_FUZZ_CHECK(!FromProto(failure).Text().empty());
@@ -38,7 +43,8 @@ MOONCAKE_FUZZER(messages) {
       if (!Parse(body, proto)) break;
       const Record record = FromProto(proto);
       const Record again = FromProto(ToProto(record));
-      MC_FUZZ_CHECK(again.identity.id == record.identity.id && again.endpoints == record.endpoints && again.attributes == record.attributes);
+      MC_FUZZ_CHECK(again.identity.id == record.identity.id &&
+                    again.endpoints == record.endpoints && again.attributes == record.attributes);
       break;
     }
     case 5: {
@@ -46,11 +52,23 @@ MOONCAKE_FUZZER(messages) {
       if (Parse(body, region)) static_cast<void>(FromProto(region));
       break;
     }
-    case 6: ParseOnly<pb::ListRegionsReply>(body); break;
-    case 7: ParseOnly<pb::PrefillRequest>(body); break;
-    case 8: ParseOnly<pb::PrefillReply>(body); break;
-    case 9: ParseOnly<pb::GenerateRequest>(body); break;
-    case 10: ParseOnly<pb::ListRecordsReply>(body); break;
-    default: ParseOnly<pb::ProbeReply>(body); break;
+    case 6:
+      ParseOnly<pb::ListRegionsReply>(body);
+      break;
+    case 7:
+      ParseOnly<pb::PrefillRequest>(body);
+      break;
+    case 8:
+      ParseOnly<pb::PrefillReply>(body);
+      break;
+    case 9:
+      ParseOnly<pb::GenerateRequest>(body);
+      break;
+    case 10:
+      ParseOnly<pb::ListRecordsReply>(body);
+      break;
+    default:
+      ParseOnly<pb::ProbeReply>(body);
+      break;
   }
 }

@@ -1,7 +1,6 @@
 // Configuration files and the values in them.
-#include "base/options.h"
-
 #include "base/address.h"
+#include "base/options.h"
 #include "base/units.h"
 #include "fuzzer.h"
 #include "instance/options.h"
@@ -19,7 +18,8 @@ MOONCAKE_FUZZER(options) {
   } else {
     MC_FUZZ_CHECK(!options.error().Text().empty());
   }
-  if (const Result<Endpoint> endpoint = ParseEndpoint(text)) MC_FUZZ_CHECK(ParseEndpoint(ToString(*endpoint)) == *endpoint);
+  if (const Result<Endpoint> endpoint = ParseEndpoint(text))
+    MC_FUZZ_CHECK(ParseEndpoint(ToString(*endpoint)) == *endpoint);
   static_cast<void>(ParseHostPort(text));
   static_cast<void>(ParseIpAddress(text));
   static_cast<void>(ParseBytes(text));

@@ -1,5 +1,5 @@
-// Records in etcd, over its v3 HTTP/JSON gateway: one key per instance, bound to a lease that this process keeps alive.
-// https://etcd.io/docs/v3.4/dev-guide/api_grpc_gateway/
+// Records in etcd, over its v3 HTTP/JSON gateway: one key per instance, bound to a lease that this
+// process keeps alive. https://etcd.io/docs/v3.4/dev-guide/api_grpc_gateway/
 #pragma once
 
 #include <memory>
@@ -18,6 +18,7 @@ struct EtcdServers {
 /// "h:p", "h:p,h:p", "etcd://[user:password@]h:p[,h:p]". kBadAddress.
 [[nodiscard]] Result<EtcdServers> ParseEtcdServers(std::string_view connection);
 
-[[nodiscard]] std::unique_ptr<Directory> MakeEtcdDirectory(World& world, EtcdServers servers, const std::string& cluster);
+[[nodiscard]] std::unique_ptr<Directory> MakeEtcdDirectory(World& world, EtcdServers servers,
+                                                           const std::string& cluster);
 
 }  // namespace mooncake

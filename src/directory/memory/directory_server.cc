@@ -6,7 +6,8 @@
 namespace mooncake {
 namespace {
 
-// A process whose connection broke may only have lost the connection: it has this long to come back.
+// A process whose connection broke may only have lost the connection: it has this long to come
+// back.
 constexpr Duration kGraceAfterDisconnect = std::chrono::seconds(2);
 constexpr Duration kLeaseMax = std::chrono::minutes(10);
 
@@ -43,9 +44,12 @@ Result<Reply> DirectoryServer::Register(RpcCall& call, const Frame& request) {
   return MakeReply(pb::Empty());
 }
 
-void DirectoryServer::Disconnected(const InstanceId& id, const std::weak_ptr<RpcConnection>& connection) {
+void DirectoryServer::Disconnected(const InstanceId& id,
+                                   const std::weak_ptr<RpcConnection>& connection) {
   const auto found = bound_.find(id);
-  if (found == bound_.end() || found->second.owner_before(connection) || connection.owner_before(found->second)) return;
+  if (found == bound_.end() || found->second.owner_before(connection) ||
+      connection.owner_before(found->second))
+    return;
   bound_.erase(found);
   table_.Shorten(id, After(world_.clock.Now(), kGraceAfterDisconnect));
   Sweep();
@@ -70,10 +74,12 @@ Result<Reply> DirectoryServer::List(const Frame& request) {
     *gone.mutable_record() = ToProto(obituary.record);
     gone.set_cause(obituary.cause);
     gone.set_gone_unix_ms(static_cast<std::uint64_t>(
-        std::chrono::duration_cast<std::chrono::milliseconds>(obituary.gone.time_since_epoch()).count()));
+        std::chrono::duration_cast<std::chrono::milliseconds>(obituary.gone.time_since_epoch())
+            .count()));
   }
   Reply result = MakeReply(reply);
-  if (result.body.size() > kBodyBytesMax) return Fail(ErrorId::kFrameTooLarge, "the list of records");
+  if (result.body.size() > kBodyBytesMax)
+    return Fail(ErrorId::kFrameTooLarge, "the list of records");
   return result;
 }
 

@@ -1,4 +1,5 @@
-// Serves the records of a RecordTable to other processes: three remote calls on whatever port carries it.
+// Serves the records of a RecordTable to other processes: three remote calls on whatever port
+// carries it.
 #pragma once
 
 #include <memory>
@@ -10,7 +11,8 @@ namespace mooncake {
 
 class DirectoryServer : public std::enable_shared_from_this<DirectoryServer> {
  public:
-  explicit DirectoryServer(World& world) : world_(world), timer_(world.clock.MakeTimer(world.control)) {}
+  explicit DirectoryServer(World& world)
+      : world_(world), timer_(world.clock.MakeTimer(world.control)) {}
   /// Before the port serves.
   void AddTo(RpcRouter& router);
   [[nodiscard]] const RecordTable& table() const noexcept { return table_; }
@@ -24,7 +26,8 @@ class DirectoryServer : public std::enable_shared_from_this<DirectoryServer> {
 
   World& world_;
   RecordTable table_;
-  std::map<InstanceId, std::weak_ptr<RpcConnection>> bound_;  // over which connection a record lives
+  std::map<InstanceId, std::weak_ptr<RpcConnection>>
+      bound_;  // over which connection a record lives
   std::unique_ptr<Timer> timer_;
 };
 

@@ -21,7 +21,8 @@ class Carrier {
  public:
   virtual ~Carrier() = default;
   virtual std::string Describe() const = 0;
-  virtual Task<Result<Handshake>> Connect(World& world, Introduction introduction, Instant deadline) = 0;
+  virtual Task<Result<Handshake>> Connect(World& world, Introduction introduction,
+                                          Instant deadline) = 0;
   virtual void Close() = 0;
 };
 
@@ -29,21 +30,28 @@ class Carrier {
 class HostCarrier final : public Carrier {
  public:
   HostCarrier(World& world, DirectoryUse use)
-      : world_(world), use_(use), name_(fmt::format("mooncake-directory-{}", world.network.host().user)) {}
+      : world_(world),
+        use_(use),
+        name_(fmt::format("mooncake-directory-{}", world.network.host().user)) {}
 
   std::string Describe() const override { return "this host's own directory"; }
 
-  Task<Result<Handshake>> Connect(World& world, Introduction introduction, Instant deadline) override {
-    constexpr int kAttemptsMax = 20;  // lost races for the name, each against somebody who then listens
+  Task<Result<Handshake>> Connect(World& world, Introduction introduction,
+                                  Instant deadline) override {
+    constexpr int kAttemptsMax =
+        20;  // lost races for the name, each against somebody who then listens
     for (int attempt = 0; attempt < kAttemptsMax; ++attempt) {
-      Result<std::unique_ptr<Stream>> stream = co_await world.network.ConnectLocal(world.control, name_, deadline);
+      Result<std::unique_ptr<Stream>> stream =
+          co_await world.network.ConnectLocal(world.control, name_, deadline);
       if (stream) {
         std::shared_ptr<Stream> shared = std::move(*stream);
-        auto introduce = Introduce(world, world.control, std::move(shared), introduction, std::string(kPurposeRpc), {}, deadline);
+        auto introduce = Introduce(world, world.control, std::move(shared), introduction,
+                                   std::string(kPurposeRpc), {}, deadline);
         co_return co_await std::move(introduce);
       }
       if (stream.error().id != ErrorId::kConnectRefused) co_return Fail(stream.error());
-      if (use_ == DirectoryUse::kReader) co_return Fail(ErrorId::kDirectoryRefused, "no process of this user carries " + name_);
+      if (use_ == DirectoryUse::kReader)
+        co_return Fail(ErrorId::kDirectoryRefused, "no process of this user carries " + name_);
       Result<std::unique_ptr<Listener>> listener = world.network.ListenLocal(world.control, name_);
       if (listener) {
         std::shared_ptr<Listener> taken = std::move(*listener);
@@ -52,7 +60,8 @@ class HostCarrier final : public Carrier {
         co_return Fail(listener.error());
       }
     }
-    co_return Fail(ErrorId::kDirectoryUnreachable, "the local name " + name_ + " changes hands all the time");
+    co_return Fail(ErrorId::kDirectoryUnreachable,
+                   "the local name " + name_ + " changes hands all the time");
   }
 
   void Close() override {
@@ -97,18 +106,21 @@ class RemoteCarrier final : public Carrier {
     return text;
   }
 
-  Task<Result<Handshake>> Connect(World& world, Introduction introduction, Instant deadline) override {
+  Task<Result<Handshake>> Connect(World& world, Introduction introduction,
+                                  Instant deadline) override {
     Error last{ErrorId::kBadAddress, "no directory server is named"};
     introduction.cluster.clear();  // a directory serves every cluster
     for (const HostPort& server : servers_) {
-      Result<std::vector<IpAddress>> addresses = co_await world.network.Resolve(world.control, server.host, deadline);
+      Result<std::vector<IpAddress>> addresses =
+          co_await world.network.Resolve(world.control, server.host, deadline);
       if (!addresses) {
         last = addresses.error();
         continue;
       }
       for (const IpAddress& address : *addresses) {
         const Endpoint endpoint{address, server.port};
-        auto dial = Dial(world, world.control, endpoint, introduction, std::string(kPurposeRpc), {}, deadline);
+        auto dial = Dial(world, world.control, endpoint, introduction, std::string(kPurposeRpc), {},
+                         deadline);
         Result<Handshake> handshake = co_await std::move(dial);
         if (handshake) co_return handshake;
         last = Translate(handshake.error());
@@ -122,12 +134,16 @@ class RemoteCarrier final : public Carrier {
  private:
   static Error Translate(Error error) {
     switch (error.id) {
-      case ErrorId::kConnectRefused: return {ErrorId::kDirectoryRefused, error.context, error.os_error};
+      case ErrorId::kConnectRefused:
+        return {ErrorId::kDirectoryRefused, error.context, error.os_error};
       case ErrorId::kConnectTimeout:
-      case ErrorId::kDeadline: return {ErrorId::kDirectoryTimeout, error.context, error.os_error};
+      case ErrorId::kDeadline:
+        return {ErrorId::kDirectoryTimeout, error.context, error.os_error};
       case ErrorId::kBadFrame:
-      case ErrorId::kFrameTooLarge: return {ErrorId::kDirectoryGarbage, error.context, error.os_error};
-      default: return error;
+      case ErrorId::kFrameTooLarge:
+        return {ErrorId::kDirectoryGarbage, error.context, error.os_error};
+      default:
+        return error;
     }
   }
   std::vector<HostPort> servers_;
@@ -151,10 +167,12 @@ class MemoryDirectory final : public Directory {
     for (;;) {
       const Status registered = co_await state->Register();
       if (registered) break;
-      if (!IsWorthRetrying(registered.error()) || state->world.clock.Now() >= deadline) co_return registered;
+      if (!IsWorthRetrying(registered.error()) || state->world.clock.Now() >= deadline)
+        co_return registered;
       co_await state->world.clock.SleepFor(state->world.control, kRetryInterval);
     }
-    Spawn(state->world.control, [](std::shared_ptr<State> s) -> Task<void> { co_await s->KeepAlive(); }(state));
+    Spawn(state->world.control,
+          [](std::shared_ptr<State> s) -> Task<void> { co_await s->KeepAlive(); }(state));
     co_return Status{};
   }
 
@@ -182,12 +200,14 @@ class MemoryDirectory final : public Directory {
     Result<Reply> reply = co_await state->Call(Method::kListRecords, std::move(body), deadline);
     if (!reply) co_return Fail(reply.error());
     pb::ListRecordsReply list;
-    if (!Parse(reply->body, list)) co_return Fail(ErrorId::kDirectoryGarbage, "the list of records");
+    if (!Parse(reply->body, list))
+      co_return Fail(ErrorId::kDirectoryGarbage, "the list of records");
     std::vector<Record> records;
     for (const pb::Record& record : list.records()) records.push_back(FromProto(record));
     for (const pb::Obituary& gone : list.gone()) {
-      state->roster.Bury({FromProto(gone.record()), gone.cause(),
-                          WallTime(std::chrono::milliseconds(gone.gone_unix_ms() & 0x7FFFFFFFFFF))});
+      state->roster.Bury(
+          {FromProto(gone.record()), gone.cause(),
+           WallTime(std::chrono::milliseconds(gone.gone_unix_ms() & 0x7FFFFFFFFFF))});
     }
     state->roster.Update(records, state->world.clock.WallNow());
     co_return records;
@@ -224,7 +244,9 @@ class MemoryDirectory final : public Directory {
         const auto wait = std::make_shared<OneShot<bool>>();
         waiters.push_back(wait);
         auto made = WaitUntil(world.clock, world.control, wait, deadline);
-        if (!co_await std::move(made)) co_return Fail(ErrorId::kDirectoryTimeout, carrier->Describe() + " is being connected to");
+        if (!co_await std::move(made))
+          co_return Fail(ErrorId::kDirectoryTimeout,
+                         carrier->Describe() + " is being connected to");
       }
       if (connection && connection->is_open()) co_return connection;
       if (closed) co_return Fail(ErrorId::kClosed, "the directory's client stops");
@@ -236,7 +258,8 @@ class MemoryDirectory final : public Directory {
       connecting = false;
       for (const auto& wait : std::exchange(waiters, {})) wait->Set(true);
       if (!handshake) co_return Fail(handshake.error());
-      connection = std::make_shared<RpcConnection>(world, world.control, std::move(*handshake), no_methods, RpcLimits{});
+      connection = std::make_shared<RpcConnection>(world, world.control, std::move(*handshake),
+                                                   no_methods, RpcLimits{});
       connection->OnClose([weak = weak_from_this()](const Error&) {
         if (const auto state = weak.lock()) state->wake.Notify();
       });
@@ -244,12 +267,14 @@ class MemoryDirectory final : public Directory {
       co_return connection;
     }
 
-    // Every call may be repeated: a carrier that went away has a successor, so a broken connection is tried again once.
+    // Every call may be repeated: a carrier that went away has a successor, so a broken connection
+    // is tried again once.
     Task<Result<Reply>> Call(Method method, std::string body, Instant deadline) {
       const auto self = shared_from_this();
       const Instant limit = std::min(deadline, After(world.clock.Now(), kCallTimeout));
       Result<Reply> reply = co_await CallOnce(method, body, limit);
-      if (!reply && reply.error().code() == Errc::kPeerGone) reply = co_await CallOnce(method, body, limit);
+      if (!reply && reply.error().code() == Errc::kPeerGone)
+        reply = co_await CallOnce(method, body, limit);
       if (!reply) {
         Fault(reply.error());
       } else if (outage) {
@@ -275,7 +300,8 @@ class MemoryDirectory final : public Directory {
       const auto self = shared_from_this();
       pb::RegisterRequest request;
       *request.mutable_record() = ToProto(*record);
-      request.set_ttl_ms(static_cast<std::uint32_t>(std::chrono::duration_cast<std::chrono::milliseconds>(kLeaseDuration).count()));
+      request.set_ttl_ms(static_cast<std::uint32_t>(
+          std::chrono::duration_cast<std::chrono::milliseconds>(kLeaseDuration).count()));
       std::string body = request.SerializeAsString();
       Result<Reply> reply = co_await Call(Method::kRegister, std::move(body), kNever);
       if (!reply) co_return Fail(reply.error());
@@ -286,8 +312,10 @@ class MemoryDirectory final : public Directory {
       const auto self = shared_from_this();
       const std::unique_ptr<Timer> timer = world.clock.MakeTimer(world.control);
       while (!stopped) {
-        // A broken connection wakes us at once: a carrier that died has a successor within milliseconds.
-        const Duration pause = connection && connection->is_open() ? kRefreshInterval : kRetryInterval;
+        // A broken connection wakes us at once: a carrier that died has a successor within
+        // milliseconds.
+        const Duration pause =
+            connection && connection->is_open() ? kRefreshInterval : kRetryInterval;
         timer->At(After(world.clock.Now(), pause), [this] { wake.Notify(); });
         co_await wake.Wait();
         if (stopped) co_return;
@@ -331,11 +359,14 @@ class MemoryDirectory final : public Directory {
 }  // namespace
 
 std::unique_ptr<Directory> MakeHostDirectory(World& world, std::string cluster, DirectoryUse use) {
-  return std::make_unique<MemoryDirectory>(world, std::make_unique<HostCarrier>(world, use), std::move(cluster));
+  return std::make_unique<MemoryDirectory>(world, std::make_unique<HostCarrier>(world, use),
+                                           std::move(cluster));
 }
 
-std::unique_ptr<Directory> MakeRemoteDirectory(World& world, std::vector<HostPort> servers, std::string cluster) {
-  return std::make_unique<MemoryDirectory>(world, std::make_unique<RemoteCarrier>(std::move(servers)), std::move(cluster));
+std::unique_ptr<Directory> MakeRemoteDirectory(World& world, std::vector<HostPort> servers,
+                                               std::string cluster) {
+  return std::make_unique<MemoryDirectory>(
+      world, std::make_unique<RemoteCarrier>(std::move(servers)), std::move(cluster));
 }
 
 }  // namespace mooncake

@@ -8,7 +8,8 @@ Status RecordTable::Register(Record record, Instant expires) {
   constexpr std::size_t kRecordsMax = 65536;
   const InstanceId id = record.identity.id;
   const auto found = entries_.find(id);
-  if (found == entries_.end() && entries_.size() >= kRecordsMax) return Fail(ErrorId::kPeerBusy, "65536 records");
+  if (found == entries_.end() && entries_.size() >= kRecordsMax)
+    return Fail(ErrorId::kPeerBusy, "65536 records");
   entries_.insert_or_assign(id, Entry{std::move(record), expires});
   return {};
 }

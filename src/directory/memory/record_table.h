@@ -1,4 +1,5 @@
-// The records that a directory of our own holds in memory: decisions over values, no clock and no socket of its own.
+// The records that a directory of our own holds in memory: decisions over values, no clock and no
+// socket of its own.
 #pragma once
 
 #include <map>
@@ -14,7 +15,8 @@ class RecordTable {
   /// A new record, or a sign of life of one that is here. Bounded: kPeerBusy when there are 65,536.
   [[nodiscard]] Status Register(Record record, Instant expires);
   void Withdraw(const InstanceId& id, WallTime now);
-  /// The connection over which it lived broke: it expires at `when` unless it registers again before.
+  /// The connection over which it lived broke: it expires at `when` unless it registers again
+  /// before.
   void Shorten(const InstanceId& id, Instant when);
   /// Drops what has expired. Returns when to look again.
   Instant Expire(Instant now, WallTime wall);

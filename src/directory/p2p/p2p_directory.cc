@@ -17,13 +17,17 @@ class P2pDirectory final : public Directory {
     const Result<HostPort> parts = ParseHostPort(label);
     if (!parts) co_return Fail(parts.error());
     if (parts->port == 0) {
-      co_return Fail(ErrorId::kBadAddress, fmt::format("\"{}\": with P2PHANDSHAKE a peer's name is its host:port", label));
+      co_return Fail(
+          ErrorId::kBadAddress,
+          fmt::format("\"{}\": with P2PHANDSHAKE a peer's name is its host:port", label));
     }
-    const Result<std::vector<IpAddress>> addresses = co_await world_.network.Resolve(world_.control, parts->host, deadline);
+    const Result<std::vector<IpAddress>> addresses =
+        co_await world_.network.Resolve(world_.control, parts->host, deadline);
     if (!addresses) co_return Fail(addresses.error());
     Record record;
     record.identity.label = label;
-    // Whether it is this host is not known before the hand-shake; a loopback address can only mean this one.
+    // Whether it is this host is not known before the hand-shake; a loopback address can only mean
+    // this one.
     record.identity.host = world_.network.host();
     for (const IpAddress& address : *addresses) record.endpoints.push_back({address, parts->port});
     co_return record;
@@ -36,6 +40,8 @@ class P2pDirectory final : public Directory {
 
 }  // namespace
 
-std::unique_ptr<Directory> MakeP2pDirectory(World& world) { return std::make_unique<P2pDirectory>(world); }
+std::unique_ptr<Directory> MakeP2pDirectory(World& world) {
+  return std::make_unique<P2pDirectory>(world);
+}
 
 }  // namespace mooncake

@@ -1,4 +1,5 @@
-// P2PHANDSHAKE: no directory at all. A label is the address itself, and the hand-shake tells the rest.
+// P2PHANDSHAKE: no directory at all. A label is the address itself, and the hand-shake tells the
+// rest.
 #pragma once
 
 #include <memory>

@@ -16,8 +16,8 @@ constexpr Duration kFixedCost{700};
 constexpr double kNanosecondsPerRange = 600;
 constexpr double kNanosecondsPerByte = 0.14;
 
-// What lies in the owner's memory and is read through the kernel before a batch, unless it has just been read: it tells that the process
-// behind the number is still the one that was meant.
+// What lies in the owner's memory and is read through the kernel before a batch, unless it has just
+// been read: it tells that the process behind the number is still the one that was meant.
 struct Proof {
   std::uint64_t nonce = 0;
   InstanceId id;
@@ -45,18 +45,23 @@ std::optional<Advertisement> ParseAdvertisement(std::string_view text) {
 
 class CmaPath final : public Path {
  public:
-  CmaPath(World& world, std::shared_ptr<const PeerInfo> peer, std::uint64_t proof_address, Proof proof)
+  CmaPath(World& world, std::shared_ptr<const PeerInfo> peer, std::uint64_t proof_address,
+          Proof proof)
       : world_(world),
         peer_(std::move(peer)),
         proof_address_(proof_address),
         proof_(proof),
         cost_(kFixedCost, kNanosecondsPerRange, kNanosecondsPerByte) {}
 
-  std::optional<Duration> Estimate(const Transfer& transfer) const override { return cost_.Estimate(transfer); }
+  std::optional<Duration> Estimate(const Transfer& transfer) const override {
+    return cost_.Estimate(transfer);
+  }
   bool IsPrepared(const Transfer&) const override { return true; }
   Task<Status> Prepare(std::vector<RegionId>, Direction, Instant) override { co_return Status{}; }
   bool is_synchronous() const noexcept override { return true; }
-  void Start(const Transfer& transfer, std::function<void(Status)> done) override { done(Run(transfer)); }
+  void Start(const Transfer& transfer, std::function<void(Status)> done) override {
+    done(Run(transfer));
+  }
 
   Status Run(const Transfer& transfer) override {
     const CallGate::Pass pass(gate_);
@@ -64,12 +69,13 @@ class CmaPath final : public Path {
     const Instant begin = world_.clock.Now();
     MC_TRY_STATUS(ProveAt(begin));
     Status status = CopyAll(transfer);
-    if (status && CostModel::IsWorthObserving(transfer)) cost_.Observe(transfer, world_.clock.Now() - begin);
+    if (status && CostModel::IsWorthObserving(transfer))
+      cost_.Observe(transfer, world_.clock.Now() - begin);
     return status;
   }
 
-  // Nobody can take memory away from the kernel in the middle of a copy, so whoever unregisters waits for the calls
-  // that began before.
+  // Nobody can take memory away from the kernel in the middle of a copy, so whoever unregisters
+  // waits for the calls that began before.
   void Forget(RegionId) override {
     const std::uint64_t begun = gate_entered_.load(std::memory_order_seq_cst);
     while (gate_left_.load(std::memory_order_seq_cst) < begun) std::this_thread::yield();
@@ -80,8 +86,8 @@ class CmaPath final : public Path {
     gate_.AwaitEmpty();
   }
 
-  // Reading the proof costs as much as a small copy. It is good for a moment that is far too short for a process to end, be
-  // taken leave of by its parent, and have its number come round again.
+  // Reading the proof costs as much as a small copy. It is good for a moment that is far too short
+  // for a process to end, be taken leave of by its parent, and have its number come round again.
   Status ProveAt(Instant now) {
     constexpr Duration kProofGoodFor = std::chrono::microseconds(100);
     const Instant proven = proven_at_.load(std::memory_order_relaxed);
@@ -96,9 +102,11 @@ class CmaPath final : public Path {
     Proof found;
     const iovec local{&found, sizeof found};
     const iovec remote{reinterpret_cast<void*>(proof_address_), sizeof found};
-    MC_TRY(const std::size_t count, ReadProcessMemory(peer_->host.process, {&local, 1}, {&remote, 1}));
+    MC_TRY(const std::size_t count,
+           ReadProcessMemory(peer_->host.process, {&local, 1}, {&remote, 1}));
     if (count != sizeof found || found != proof_) {
-      return Fail(ErrorId::kPeerGone, fmt::format("process {} is not {} any more", peer_->host.process, peer_->label));
+      return Fail(ErrorId::kPeerGone,
+                  fmt::format("process {} is not {} any more", peer_->host.process, peer_->label));
     }
     return {};
   }
@@ -111,7 +119,8 @@ class CmaPath final : public Path {
     return status;
   }
 
-  // A thousand ranges a call, and at most 2 MiB, so that the deadline and a cancellation are seen in time.
+  // A thousand ranges a call, and at most 2 MiB, so that the deadline and a cancellation are seen
+  // in time.
   Status CopyPieces(const Transfer& transfer) {
     std::array<iovec, kProcessRangesMax> local;
     std::array<iovec, kProcessRangesMax> remote;
@@ -123,10 +132,13 @@ class CmaPath final : public Path {
       MC_TRY_STATUS(CheckPace(transfer, world_.clock));
       std::size_t count = 0;
       std::uint64_t bytes = 0;
-      while (slice < transfer.slices.size() && count < kProcessRangesMax && bytes < kPieceBytesMax) {
+      while (slice < transfer.slices.size() && count < kProcessRangesMax &&
+             bytes < kPieceBytesMax) {
         const Slice& s = transfer.slices[slice];
         if (region == nullptr || region->id != s.region) region = peer_->regions->Find(s.region);
-        if (region == nullptr) return Fail(ErrorId::kRegionUnknown, fmt::format("region {}", static_cast<std::uint64_t>(s.region)));
+        if (region == nullptr)
+          return Fail(ErrorId::kRegionUnknown,
+                      fmt::format("region {}", static_cast<std::uint64_t>(s.region)));
         const std::uint64_t take = std::min(s.length_bytes - offset, kPieceBytesMax - bytes);
         if (take > 0) {
           local[count] = {s.local + offset, take};
@@ -148,7 +160,9 @@ class CmaPath final : public Path {
                                             : ReadProcessMemory(peer_->host.process, ours, theirs);
       if (!moved) return Fail(moved.error());
       if (*moved != bytes) {
-        return Fail(ErrorId::kOutOfRegion, fmt::format("{} of {} bytes: the peer has registered memory that is not there", *moved, bytes));
+        return Fail(ErrorId::kOutOfRegion,
+                    fmt::format("{} of {} bytes: the peer has registered memory that is not there",
+                                *moved, bytes));
       }
     }
     return {};
@@ -167,7 +181,8 @@ class CmaPath final : public Path {
 
 class CmaTransport final : public Transport {
  public:
-  CmaTransport(World& world, InstanceId self) : world_(world), proof_(std::make_unique<Proof>(Proof{world.random.Next(), self})) {}
+  CmaTransport(World& world, InstanceId self)
+      : world_(world), proof_(std::make_unique<Proof>(Proof{world.random.Next(), self})) {}
 
   std::string_view name() const noexcept override { return "cma"; }
   std::string Advertise() const override {
@@ -177,21 +192,27 @@ class CmaTransport final : public Transport {
   Task<Result<std::shared_ptr<Path>>> Open(std::shared_ptr<const PeerInfo> peer, Instant) override {
     const HostIdentity& ours = world_.network.host();
     if (ours.boot_id.empty() || ours.boot_id != peer->host.boot_id) {
-      co_return Fail(ErrorId::kPathUnusable, fmt::format("another host: {} here, {} there (boot ids differ)", ours.host_name, peer->host.host_name));
+      co_return Fail(ErrorId::kPathUnusable,
+                     fmt::format("another host: {} here, {} there (boot ids differ)",
+                                 ours.host_name, peer->host.host_name));
     }
     if (ours.process_namespace != peer->host.process_namespace) {
-      co_return Fail(ErrorId::kPathUnusable, fmt::format("another pid namespace: {} here, {} there", ours.process_namespace,
-                                                         peer->host.process_namespace));
+      co_return Fail(ErrorId::kPathUnusable,
+                     fmt::format("another pid namespace: {} here, {} there", ours.process_namespace,
+                                 peer->host.process_namespace));
     }
     const std::optional<Advertisement> there = ParseAdvertisement(peer->advertisement);
     if (!there) co_return Fail(ErrorId::kPathUnusable, "the peer offers no cma");
-    auto path = std::make_shared<CmaPath>(world_, peer, there->address, Proof{there->nonce, peer->id});
+    auto path =
+        std::make_shared<CmaPath>(world_, peer, there->address, Proof{there->nonce, peer->id});
     const Status proven = path->Prove();
     if (!proven) {
       const Error& error = proven.error();
       const bool denied = error.id == ErrorId::kPathUnusable;
       co_return Fail(ErrorId::kPathUnusable,
-                     denied ? "the kernel does not allow it: another user, or /proc/sys/kernel/yama/ptrace_scope is not 0" : error.context,
+                     denied ? "the kernel does not allow it: another user, or "
+                              "/proc/sys/kernel/yama/ptrace_scope is not 0"
+                            : error.context,
                      error.os_error);
     }
     std::erase_if(paths_, [](const auto& p) { return p.expired(); });
@@ -199,7 +220,9 @@ class CmaTransport final : public Transport {
     co_return path;
   }
 
-  void Serve(std::shared_ptr<Stream> stream, std::shared_ptr<const PeerInfo>) override { stream->Close(); }
+  void Serve(std::shared_ptr<Stream> stream, std::shared_ptr<const PeerInfo>) override {
+    stream->Close();
+  }
   bool lands_late() const noexcept override { return false; }
   void EndTransfersOf(const InstanceId&) override {}  // a copy is over when Run() returns
 
@@ -217,6 +240,8 @@ class CmaTransport final : public Transport {
 
 }  // namespace
 
-std::unique_ptr<Transport> MakeCmaTransport(World& world, InstanceId self) { return std::make_unique<CmaTransport>(world, self); }
+std::unique_ptr<Transport> MakeCmaTransport(World& world, InstanceId self) {
+  return std::make_unique<CmaTransport>(world, self);
+}
 
 }  // namespace mooncake

@@ -9,7 +9,9 @@ constexpr std::string_view kPrefix = "1 mooncake-";
 constexpr std::size_t kNameDigits = 32;
 constexpr std::size_t kNonceDigits = 16;
 
-bool IsHexadecimal(std::string_view text) { return text.find_first_not_of("0123456789abcdef") == std::string_view::npos; }
+bool IsHexadecimal(std::string_view text) {
+  return text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
+}
 
 }  // namespace
 
@@ -18,7 +20,8 @@ std::string Encode(const Advertisement& advertisement) {
 }
 
 std::optional<Advertisement> ParseAdvertisement(std::string_view text) {
-  if (text.size() != kPrefix.size() + kNameDigits + 1 + kNonceDigits || !text.starts_with(kPrefix)) return {};
+  if (text.size() != kPrefix.size() + kNameDigits + 1 + kNonceDigits || !text.starts_with(kPrefix))
+    return {};
   const std::string_view name = text.substr(2, kPrefix.size() - 2 + kNameDigits);
   const std::string_view nonce = text.substr(text.size() - kNonceDigits);
   if (!IsHexadecimal(name.substr(kPrefix.size() - 2)) || !IsHexadecimal(nonce)) return {};

@@ -1,5 +1,6 @@
-// What two processes of one host say to each other before they share memory: the advertisement in the hand-shake, and
-// packets on the local socket. Not a wire format: both ends run on one kernel, but a peer's bytes are still only data.
+// What two processes of one host say to each other before they share memory: the advertisement in
+// the hand-shake, and packets on the local socket. Not a wire format: both ends run on one kernel,
+// but a peer's bytes are still only data.
 #pragma once
 
 #include <array>
@@ -57,8 +58,8 @@ struct Reply {
 };
 
 template <class Body>
-[[nodiscard]] std::array<std::byte, sizeof(MessageHeader) + sizeof(Body)> Encode(std::uint64_t request, const Body& body,
-                                                                                 std::uint16_t error = 0) {
+[[nodiscard]] std::array<std::byte, sizeof(MessageHeader) + sizeof(Body)> Encode(
+    std::uint64_t request, const Body& body, std::uint16_t error = 0) {
   static_assert(std::has_unique_object_representations_v<Body>, "no padding leaves this process");
   const MessageHeader header{kMessageMagic, Body::kType, error, request};
   std::array<std::byte, sizeof header + sizeof body> bytes;
@@ -73,7 +74,9 @@ template <class Body>
 template <class Body>
 [[nodiscard]] std::optional<Body> DecodeBody(Bytes bytes) {
   const std::optional<MessageHeader> header = DecodeHeader(bytes);
-  if (!header || header->type != Body::kType || bytes.size() != sizeof(MessageHeader) + sizeof(Body)) return {};
+  if (!header || header->type != Body::kType ||
+      bytes.size() != sizeof(MessageHeader) + sizeof(Body))
+    return {};
   Body body;
   std::memcpy(&body, bytes.data() + sizeof(MessageHeader), sizeof body);
   return body;

@@ -5,15 +5,21 @@
 namespace mooncake::shm {
 namespace {
 
-constexpr Duration kFixedCost = std::chrono::microseconds(6);     // the target spins: a slot there and its answer back
-constexpr Duration kWakeCost = std::chrono::microseconds(40);     // the target sleeps
+constexpr Duration kFixedCost =
+    std::chrono::microseconds(6);  // the target spins: a slot there and its answer back
+constexpr Duration kWakeCost = std::chrono::microseconds(40);  // the target sleeps
 constexpr double kNanosecondsPerRange = 14;
 constexpr double kNanosecondsPerByte = 0.12;
 
 }  // namespace
 
-RingPath::RingPath(World& world, const CopyEngine& copy, std::shared_ptr<const PeerInfo> peer, std::shared_ptr<ServiceLink> link)
-    : world_(world), copy_(copy), peer_(std::move(peer)), link_(std::move(link)), cost_(kFixedCost, kNanosecondsPerRange, kNanosecondsPerByte) {}
+RingPath::RingPath(World& world, const CopyEngine& copy, std::shared_ptr<const PeerInfo> peer,
+                   std::shared_ptr<ServiceLink> link)
+    : world_(world),
+      copy_(copy),
+      peer_(std::move(peer)),
+      link_(std::move(link)),
+      cost_(kFixedCost, kNanosecondsPerRange, kNanosecondsPerByte) {}
 
 std::shared_ptr<RingClient> RingPath::Current() const {
   const std::lock_guard lock(current_mutex_);
@@ -24,7 +30,8 @@ std::optional<Duration> RingPath::Estimate(const Transfer& transfer) const {
   Duration estimate = cost_.Estimate(transfer);
   const std::shared_ptr<RingClient> ring = Current();
   if (!ring || ring->target_parked()) estimate += kWakeCost;
-  return estimate * (1 + queued_.load(std::memory_order_relaxed));  // those before us take as long, about
+  return estimate *
+         (1 + queued_.load(std::memory_order_relaxed));  // those before us take as long, about
 }
 
 bool RingPath::IsPrepared(const Transfer&) const {
@@ -36,7 +43,8 @@ Task<Status> RingPath::Prepare(std::vector<RegionId>, Direction, Instant deadlin
   const std::shared_ptr<RingPath> self = shared_from_this();
   for (;;) {
     if (gate_.closed()) co_return Fail(ErrorId::kPathFailed, "the path is closed");
-    if (const std::shared_ptr<RingClient> ring = Current(); ring && ring->usable()) co_return Status{};
+    if (const std::shared_ptr<RingClient> ring = Current(); ring && ring->usable())
+      co_return Status{};
     if (!preparing_) break;
     const auto made = std::make_shared<OneShot<bool>>();
     waiting_.push_back(made);
@@ -79,14 +87,17 @@ Status RingPath::Run(const Transfer& transfer) {
     } else {
       const Instant begin = world_.clock.Now();
       status = ring->Move(transfer, *peer_->regions);
-      if (status && CostModel::IsWorthObserving(transfer)) cost_.Observe(transfer, world_.clock.Now() - begin);
+      if (status && CostModel::IsWorthObserving(transfer))
+        cost_.Observe(transfer, world_.clock.Now() - begin);
     }
   }
   queued_.fetch_sub(1, std::memory_order_relaxed);
   return status;
 }
 
-void RingPath::Start(const Transfer& transfer, std::function<void(Status)> done) { done(Run(transfer)); }
+void RingPath::Start(const Transfer& transfer, std::function<void(Status)> done) {
+  done(Run(transfer));
+}
 
 void RingPath::Close() noexcept {
   gate_.Close();

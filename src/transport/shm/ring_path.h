@@ -1,4 +1,5 @@
-// A path through a ring in shared memory: for memory that applications allocated themselves, and for many ranges.
+// A path through a ring in shared memory: for memory that applications allocated themselves, and
+// for many ranges.
 #pragma once
 
 #include <atomic>
@@ -12,11 +13,13 @@ namespace mooncake::shm {
 
 class RingPath final : public Path, public std::enable_shared_from_this<RingPath> {
  public:
-  RingPath(World& world, const CopyEngine& copy, std::shared_ptr<const PeerInfo> peer, std::shared_ptr<ServiceLink> link);
+  RingPath(World& world, const CopyEngine& copy, std::shared_ptr<const PeerInfo> peer,
+           std::shared_ptr<ServiceLink> link);
   std::optional<Duration> Estimate(const Transfer& transfer) const override;
   bool IsPrepared(const Transfer& transfer) const override;
   /// Makes the ring, or a new one where a late target has spoiled the one before.
-  Task<Status> Prepare(std::vector<RegionId> regions, Direction direction, Instant deadline) override;
+  Task<Status> Prepare(std::vector<RegionId> regions, Direction direction,
+                       Instant deadline) override;
   bool is_synchronous() const noexcept override { return true; }
   Status Run(const Transfer& transfer) override;
   void Start(const Transfer& transfer, std::function<void(Status)> done) override;
@@ -37,8 +40,9 @@ class RingPath final : public Path, public std::enable_shared_from_this<RingPath
   std::shared_ptr<RingClient> current_;  // guarded by current_mutex_
   std::mutex turn_;                      // held for a batch: one at a time
   std::atomic<int> queued_ = 0;          // callers that have or want the turn
-  bool preparing_ = false;  // control loop
-  std::vector<std::shared_ptr<OneShot<bool>>> waiting_;  // control loop: for the ring that is being made
+  bool preparing_ = false;               // control loop
+  std::vector<std::shared_ptr<OneShot<bool>>>
+      waiting_;  // control loop: for the ring that is being made
 };
 
 }  // namespace mooncake::shm

@@ -7,13 +7,15 @@ namespace {
 
 constexpr Duration kFixedCost{150};
 constexpr double kNanosecondsPerRange = 25;
-constexpr std::size_t kRangesBetweenLooks = 4096;  // tiny ranges: the deadline is looked at after so many
+constexpr std::size_t kRangesBetweenLooks =
+    4096;  // tiny ranges: the deadline is looked at after so many
 constexpr std::size_t kPrefetchAhead = 12;
 constexpr std::uint64_t kPrefetchedBytes = 512;  // longer copies fetch ahead themselves
 
 }  // namespace
 
-ShmPath::ShmPath(World& world, CopyEngine copy, std::shared_ptr<const PeerInfo> peer, std::shared_ptr<ServiceLink> link)
+ShmPath::ShmPath(World& world, CopyEngine copy, std::shared_ptr<const PeerInfo> peer,
+                 std::shared_ptr<ServiceLink> link)
     : world_(world),
       copy_(copy),
       peer_(std::move(peer)),
@@ -23,7 +25,8 @@ ShmPath::ShmPath(World& world, CopyEngine copy, std::shared_ptr<const PeerInfo> 
 
 std::optional<Duration> ShmPath::Estimate(const Transfer& transfer) const {
   const RegionInfo* info = transfer.region;
-  if (info != nullptr) return info->mappable ? std::optional(cost_.Estimate(transfer)) : std::nullopt;
+  if (info != nullptr)
+    return info->mappable ? std::optional(cost_.Estimate(transfer)) : std::nullopt;
   for (const Slice& slice : transfer.slices) {
     if (info != nullptr && info->id == slice.region) continue;
     info = peer_->regions->Find(slice.region);
@@ -34,9 +37,11 @@ std::optional<Duration> ShmPath::Estimate(const Transfer& transfer) const {
 }
 
 ShmPath::View* ShmPath::Find(const Views& views, RegionId region, Access wanted) {
-  const auto found = std::lower_bound(views.begin(), views.end(), region,
-                                      [](const auto& view, RegionId id) { return view->region < id; });
-  if (found == views.end() || (*found)->region != region || !Allows((*found)->access, wanted)) return nullptr;
+  const auto found =
+      std::lower_bound(views.begin(), views.end(), region,
+                       [](const auto& view, RegionId id) { return view->region < id; });
+  if (found == views.end() || (*found)->region != region || !Allows((*found)->access, wanted))
+    return nullptr;
   return found->get();
 }
 
@@ -53,10 +58,12 @@ bool ShmPath::IsPrepared(const Transfer& transfer) const {
   return true;
 }
 
-Task<Status> ShmPath::Prepare(std::vector<RegionId> regions, Direction direction, Instant deadline) {
+Task<Status> ShmPath::Prepare(std::vector<RegionId> regions, Direction direction,
+                              Instant deadline) {
   const std::shared_ptr<ShmPath> self = shared_from_this();
   for (const RegionId region : regions) {
-    if (Find(*views_.load(std::memory_order_acquire), region, WantedAccess(direction)) != nullptr) continue;
+    if (Find(*views_.load(std::memory_order_acquire), region, WantedAccess(direction)) != nullptr)
+      continue;
     const Status mapped = co_await MapRegion(region, direction, deadline);
     if (!mapped) co_return mapped;
   }
@@ -67,19 +74,26 @@ Task<Status> ShmPath::MapRegion(RegionId region, Direction direction, Instant de
   if (gate_.closed()) co_return Fail(ErrorId::kPathFailed, "the path is closed");
   const RegionInfo* const info = peer_->regions->Find(region);
   const auto number = static_cast<std::uint64_t>(region);
-  if (info == nullptr) co_return Fail(ErrorId::kRegionUnknown, fmt::format("the peer has told of no region {}", number));
-  if (!info->mappable) co_return Fail(ErrorId::kPathUnusable, fmt::format("region {} cannot be mapped", number));
+  if (info == nullptr)
+    co_return Fail(ErrorId::kRegionUnknown,
+                   fmt::format("the peer has told of no region {}", number));
+  if (!info->mappable)
+    co_return Fail(ErrorId::kPathUnusable, fmt::format("region {} cannot be mapped", number));
   const Access wanted = WantedAccess(direction);
-  if (!Allows(info->access, wanted)) co_return Fail(ErrorId::kBadRegionKey, fmt::format("region {}", number));
+  if (!Allows(info->access, wanted))
+    co_return Fail(ErrorId::kBadRegionKey, fmt::format("region {}", number));
   // Whoever writes may read as well where the region allows it: one mapping then serves both.
   const Access asked = direction == Direction::kWrite ? info->access : Access::kRead;
-  const Map request{number, static_cast<std::uint64_t>(info->key), static_cast<std::uint64_t>(asked)};
+  const Map request{number, static_cast<std::uint64_t>(info->key),
+                    static_cast<std::uint64_t>(asked)};
   Result<LocalMessage> answer = co_await link_->Call(request, {}, deadline);
   if (!answer) co_return Fail(Within(fmt::format("mapping region {}", number), answer.error()));
   const std::optional<Reply> reply = DecodeBody<Reply>(answer->bytes);
-  if (!reply || answer->descriptors.size() != 1) co_return Fail(ErrorId::kBadFrame, "a mapping without a descriptor");
+  if (!reply || answer->descriptors.size() != 1)
+    co_return Fail(ErrorId::kBadFrame, "a mapping without a descriptor");
   if (reply->length_bytes != info->length_bytes) {
-    co_return Fail(ErrorId::kRegionUnknown, fmt::format("region {} has changed its length", number));
+    co_return Fail(ErrorId::kRegionUnknown,
+                   fmt::format("region {} has changed its length", number));
   }
   Result<std::unique_ptr<MappedView>> mapped = MappedView::Map(
       std::move(answer->descriptors.front()), info->length_bytes, Allows(asked, Access::kWrite));
@@ -98,8 +112,9 @@ void ShmPath::Publish(RegionId region, std::shared_ptr<View> view) {
   auto views = std::make_shared<Views>(*views_.load(std::memory_order_acquire));
   std::erase_if(*views, [region](const auto& each) { return each->region == region; });
   if (view) {
-    const auto place = std::lower_bound(views->begin(), views->end(), region,
-                                        [](const auto& each, RegionId id) { return each->region < id; });
+    const auto place =
+        std::lower_bound(views->begin(), views->end(), region,
+                         [](const auto& each, RegionId id) { return each->region < id; });
     views->insert(place, std::move(view));
   }
   views_.store(std::move(views), std::memory_order_release);
@@ -146,7 +161,8 @@ Status ShmPath::CopyAll(const Transfer& transfer, const Views& views) {
       if (view == nullptr) return Fail(ErrorId::kPathUnusable, "a region that is not prepared");
       base = view->mapped->bytes().data();
     }
-    // The peer's memory is usually far from this processor's caches, and ours too: fetch both ends of what comes.
+    // The peer's memory is usually far from this processor's caches, and ours too: fetch both ends
+    // of what comes.
     if (slice.length_bytes <= kPrefetchedBytes && i + kPrefetchAhead < slices.size()) {
       const Slice& coming = slices[i + kPrefetchAhead];
       __builtin_prefetch(writes ? base + coming.offset : coming.local, 1);
@@ -155,7 +171,8 @@ Status ShmPath::CopyAll(const Transfer& transfer, const Views& views) {
     for (std::uint64_t done = 0; done < slice.length_bytes;) {
       const std::uint64_t piece = std::min(slice.length_bytes - done, kPieceBytesMax);
       if (since_look + piece > kPieceBytesMax || i >= next_look) {
-        if (view->forgotten.load(std::memory_order_acquire)) return Fail(ErrorId::kRegionUnknown, "the peer has unregistered it");
+        if (view->forgotten.load(std::memory_order_acquire))
+          return Fail(ErrorId::kRegionUnknown, "the peer has unregistered it");
         MC_TRY_STATUS(CheckGoing(transfer));
         since_look = 0;
         next_look = i + kRangesBetweenLooks;
@@ -176,7 +193,9 @@ Status ShmPath::CopyAll(const Transfer& transfer, const Views& views) {
   return {};
 }
 
-void ShmPath::Start(const Transfer& transfer, std::function<void(Status)> done) { done(Run(transfer)); }
+void ShmPath::Start(const Transfer& transfer, std::function<void(Status)> done) {
+  done(Run(transfer));
+}
 
 void ShmPath::Forget(RegionId region) {
   std::shared_ptr<View> view;
@@ -189,7 +208,8 @@ void ShmPath::Forget(RegionId region) {
   if (!view) return;
   view->forgotten.store(true, std::memory_order_release);
   Publish(region, nullptr);
-  // Each Run() holds the snapshot it began with, and that holds the view: the last reference but ours going is the end.
+  // Each Run() holds the snapshot it began with, and that holds the view: the last reference but
+  // ours going is the end.
   while (view.use_count() > 1) std::this_thread::yield();
   std::atomic_thread_fence(std::memory_order_acquire);
 }

@@ -14,10 +14,12 @@ namespace mooncake::shm {
 
 class ShmPath final : public Path, public std::enable_shared_from_this<ShmPath> {
  public:
-  ShmPath(World& world, CopyEngine copy, std::shared_ptr<const PeerInfo> peer, std::shared_ptr<ServiceLink> link);
+  ShmPath(World& world, CopyEngine copy, std::shared_ptr<const PeerInfo> peer,
+          std::shared_ptr<ServiceLink> link);
   std::optional<Duration> Estimate(const Transfer& transfer) const override;
   bool IsPrepared(const Transfer& transfer) const override;
-  Task<Status> Prepare(std::vector<RegionId> regions, Direction direction, Instant deadline) override;
+  Task<Status> Prepare(std::vector<RegionId> regions, Direction direction,
+                       Instant deadline) override;
   bool is_synchronous() const noexcept override { return true; }
   Status Run(const Transfer& transfer) override;
   void Start(const Transfer& transfer, std::function<void(Status)> done) override;
@@ -31,7 +33,8 @@ class ShmPath final : public Path, public std::enable_shared_from_this<ShmPath> 
     std::unique_ptr<MappedView> mapped;
     std::atomic<bool> forgotten{false};
   };
-  using Views = std::vector<std::shared_ptr<View>>;  // shared: a Run() under way keeps what it copies to. By region.
+  using Views = std::vector<std::shared_ptr<View>>;  // shared: a Run() under way keeps what it
+                                                     // copies to. By region.
 
   [[nodiscard]] static View* Find(const Views& views, RegionId region, Access wanted);
   [[nodiscard]] Task<Status> MapRegion(RegionId region, Direction direction, Instant deadline);

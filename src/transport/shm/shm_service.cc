@@ -15,17 +15,21 @@ std::uint16_t Number(ErrorId id) { return static_cast<std::uint16_t>(id); }
 
 }  // namespace
 
-Result<std::shared_ptr<ShmService>> ShmService::Open(World& world, InstanceId self, std::shared_ptr<const RegionTable> regions,
+Result<std::shared_ptr<ShmService>> ShmService::Open(World& world, InstanceId self,
+                                                     std::shared_ptr<const RegionTable> regions,
                                                      const CopyEngine& copy) {
-  Advertisement advertisement{fmt::format("mooncake-{}", ToString(world.random.DrawInstanceId())), world.random.Next()};
-  MC_TRY(std::shared_ptr<LocalListener> listener, LocalListener::Listen(world.control, advertisement.name));
-  std::shared_ptr<ShmService> service(
-      new ShmService(world, self, std::move(regions), copy, std::move(advertisement), std::move(listener)));
+  Advertisement advertisement{fmt::format("mooncake-{}", ToString(world.random.DrawInstanceId())),
+                              world.random.Next()};
+  MC_TRY(std::shared_ptr<LocalListener> listener,
+         LocalListener::Listen(world.control, advertisement.name));
+  std::shared_ptr<ShmService> service(new ShmService(
+      world, self, std::move(regions), copy, std::move(advertisement), std::move(listener)));
   Spawn(world.control, AcceptLoop(service));
   return service;
 }
 
-ShmService::ShmService(World& world, InstanceId self, std::shared_ptr<const RegionTable> regions, const CopyEngine& copy, Advertisement advertisement,
+ShmService::ShmService(World& world, InstanceId self, std::shared_ptr<const RegionTable> regions,
+                       const CopyEngine& copy, Advertisement advertisement,
                        std::shared_ptr<LocalListener> listener)
     : world_(world),
       self_(self),
@@ -39,7 +43,8 @@ Task<void> ShmService::AcceptLoop(std::shared_ptr<ShmService> self) {
     Result<std::shared_ptr<LocalSocket>> socket = co_await self->listener_->Accept();
     if (!socket) {
       if (socket.error().id == ErrorId::kClosed) co_return;
-      constexpr Duration kPause = std::chrono::milliseconds(100);  // out of descriptors: some come back
+      constexpr Duration kPause =
+          std::chrono::milliseconds(100);  // out of descriptors: some come back
       co_await self->world_.clock.SleepFor(self->world_.control, kPause);
       continue;
     }
@@ -49,11 +54,13 @@ Task<void> ShmService::AcceptLoop(std::shared_ptr<ShmService> self) {
   }
 }
 
-Task<void> ShmService::Serve(std::shared_ptr<ShmService> self, std::shared_ptr<LocalSocket> socket) {
+Task<void> ShmService::Serve(std::shared_ptr<ShmService> self,
+                             std::shared_ptr<LocalSocket> socket) {
   InstanceId introduced;  // as whom; empty until then
   std::vector<std::shared_ptr<RingServer>> rings;
   for (;;) {
-    const Instant deadline = !introduced.empty() ? kNever : After(self->world_.clock.Now(), kHelloTimeout);
+    const Instant deadline =
+        !introduced.empty() ? kNever : After(self->world_.clock.Now(), kHelloTimeout);
     Result<LocalMessage> message = co_await socket->Receive(deadline);
     if (!message) break;
     const std::optional<MessageHeader> header = DecodeHeader(message->bytes);
@@ -67,7 +74,8 @@ Task<void> ShmService::Serve(std::shared_ptr<ShmService> self, std::shared_ptr<L
     const auto bytes = Encode(header->request, Reply{answer.length_bytes}, answer.error);
     const int fd = answer.descriptor.get();
     const std::span<const int> descriptors(&fd, answer.descriptor ? 1 : 0);
-    const Status sent = co_await socket->Send(bytes, descriptors, After(self->world_.clock.Now(), kSendTimeout));
+    const Status sent =
+        co_await socket->Send(bytes, descriptors, After(self->world_.clock.Now(), kSendTimeout));
     if (!sent || introduced.empty()) break;
   }
   for (const std::shared_ptr<RingServer>& ring : rings) ring->Close();
@@ -75,7 +83,8 @@ Task<void> ShmService::Serve(std::shared_ptr<ShmService> self, std::shared_ptr<L
   self->sockets_.erase(socket);
 }
 
-ShmService::Answer ShmService::Handle(LocalMessage& message, InstanceId& introduced, std::vector<std::shared_ptr<RingServer>>& rings) {
+ShmService::Answer ShmService::Handle(LocalMessage& message, InstanceId& introduced,
+                                      std::vector<std::shared_ptr<RingServer>>& rings) {
   Answer answer;
   if (const auto hello = DecodeBody<Hello>(message.bytes); hello && introduced.empty()) {
     if (hello->peer == self_ && hello->nonce == advertisement_.nonce) introduced = hello->self;
@@ -84,7 +93,8 @@ ShmService::Answer ShmService::Handle(LocalMessage& message, InstanceId& introdu
   }
   if (const auto map = DecodeBody<Map>(message.bytes); map && !introduced.empty()) {
     const auto access = static_cast<Access>(map->access & 3U);
-    Result<std::pair<UniqueFd, std::uint64_t>> found = regions_->ResolveSegment(RegionId{map->region}, RegionKey{map->key}, access);
+    Result<std::pair<UniqueFd, std::uint64_t>> found =
+        regions_->ResolveSegment(RegionId{map->region}, RegionKey{map->key}, access);
     if (!found) {
       answer.error = Number(found.error().id);
     } else {
@@ -93,14 +103,16 @@ ShmService::Answer ShmService::Handle(LocalMessage& message, InstanceId& introdu
     }
     return answer;
   }
-  if (const auto ring = DecodeBody<Ring>(message.bytes); ring && !introduced.empty() && message.descriptors.size() == 2) {
+  if (const auto ring = DecodeBody<Ring>(message.bytes);
+      ring && !introduced.empty() && message.descriptors.size() == 2) {
     std::erase_if(rings, [](const auto& r) { return r->ended(); });
     if (rings.size() >= kRingsPerPeerMax || ring->ring_bytes != kRingBytes) {
       answer.error = Number(ErrorId::kPeerBusy);
       return answer;
     }
     Result<std::shared_ptr<RingServer>> server =
-        RingServer::Attach(world_, regions_, copy_, std::move(message.descriptors[0]), std::move(message.descriptors[1]));
+        RingServer::Attach(world_, regions_, copy_, std::move(message.descriptors[0]),
+                           std::move(message.descriptors[1]));
     if (!server) {
       answer.error = Number(server.error().id);
       return answer;

@@ -11,17 +11,24 @@ using shm::ServiceLink;
 using shm::ShmService;
 
 // What differs between the two is the path that they build on a link.
-using MakePath = std::function<std::shared_ptr<Path>(std::shared_ptr<const PeerInfo>, std::shared_ptr<ServiceLink>)>;
+using MakePath = std::function<std::shared_ptr<Path>(std::shared_ptr<const PeerInfo>,
+                                                     std::shared_ptr<ServiceLink>)>;
 
 class LocalTransport final : public Transport {
  public:
-  LocalTransport(World& world, std::string_view name, bool lands_late, std::shared_ptr<ShmService> service, MakePath make)
-      : world_(world), name_(name), lands_late_(lands_late), service_(std::move(service)), make_(std::move(make)) {}
+  LocalTransport(World& world, std::string_view name, bool lands_late,
+                 std::shared_ptr<ShmService> service, MakePath make)
+      : world_(world),
+        name_(name),
+        lands_late_(lands_late),
+        service_(std::move(service)),
+        make_(std::move(make)) {}
 
   std::string_view name() const noexcept override { return name_; }
   std::string Advertise() const override { return shm::Encode(service_->advertisement()); }
 
-  Task<Result<std::shared_ptr<Path>>> Open(std::shared_ptr<const PeerInfo> peer, Instant deadline) override {
+  Task<Result<std::shared_ptr<Path>>> Open(std::shared_ptr<const PeerInfo> peer,
+                                           Instant deadline) override {
     auto open = ServiceLink::Open(world_, service_->self(), peer, deadline);
     Result<std::shared_ptr<ServiceLink>> link = co_await std::move(open);
     if (!link) co_return Fail(link.error());
@@ -31,7 +38,9 @@ class LocalTransport final : public Transport {
     co_return path;
   }
 
-  void Serve(std::shared_ptr<Stream> stream, std::shared_ptr<const PeerInfo>) override { stream->Close(); }
+  void Serve(std::shared_ptr<Stream> stream, std::shared_ptr<const PeerInfo>) override {
+    stream->Close();
+  }
   bool lands_late() const noexcept override { return lands_late_; }
   void EndTransfersOf(const InstanceId& peer) override {
     if (lands_late_) service_->EndRingsOf(peer);
@@ -56,17 +65,22 @@ class LocalTransport final : public Transport {
 
 }  // namespace
 
-Result<std::vector<std::unique_ptr<Transport>>> MakeShmTransports(World& world, InstanceId self,
-                                                                  std::shared_ptr<const RegionTable> regions,
-                                                                  const CopyEngine& copy) {
-  MC_TRY(const std::shared_ptr<ShmService> service, ShmService::Open(world, self, std::move(regions), copy));
+Result<std::vector<std::unique_ptr<Transport>>> MakeShmTransports(
+    World& world, InstanceId self, std::shared_ptr<const RegionTable> regions,
+    const CopyEngine& copy) {
+  MC_TRY(const std::shared_ptr<ShmService> service,
+         ShmService::Open(world, self, std::move(regions), copy));
   std::vector<std::unique_ptr<Transport>> transports;
   transports.push_back(std::make_unique<LocalTransport>(
-      world, "shm", false, service, [&world, copy](std::shared_ptr<const PeerInfo> peer, std::shared_ptr<ServiceLink> link) -> std::shared_ptr<Path> {
+      world, "shm", false, service,
+      [&world, copy](std::shared_ptr<const PeerInfo> peer,
+                     std::shared_ptr<ServiceLink> link) -> std::shared_ptr<Path> {
         return std::make_shared<shm::ShmPath>(world, copy, std::move(peer), std::move(link));
       }));
   transports.push_back(std::make_unique<LocalTransport>(
-      world, "ring", true, service, [&world, copy](std::shared_ptr<const PeerInfo> peer, std::shared_ptr<ServiceLink> link) -> std::shared_ptr<Path> {
+      world, "ring", true, service,
+      [&world, copy](std::shared_ptr<const PeerInfo> peer,
+                     std::shared_ptr<ServiceLink> link) -> std::shared_ptr<Path> {
         return std::make_shared<shm::RingPath>(world, copy, std::move(peer), std::move(link));
       }));
   return transports;

@@ -1,5 +1,5 @@
-// The two ways through shared memory, "shm" (the peer's memory, mapped) and "ring" (slots that both map), over one
-// local service.
+// The two ways through shared memory, "shm" (the peer's memory, mapped) and "ring" (slots that both
+// map), over one local service.
 #pragma once
 
 #include <memory>
@@ -12,8 +12,8 @@
 namespace mooncake {
 
 /// "shm", then "ring". `self` is the engine's id; `world` outlives both. kListenFailed.
-[[nodiscard]] Result<std::vector<std::unique_ptr<Transport>>> MakeShmTransports(World& world, InstanceId self,
-                                                                                std::shared_ptr<const RegionTable> regions,
-                                                                                const CopyEngine& copy);
+[[nodiscard]] Result<std::vector<std::unique_ptr<Transport>>> MakeShmTransports(
+    World& world, InstanceId self, std::shared_ptr<const RegionTable> regions,
+    const CopyEngine& copy);
 
 }  // namespace mooncake

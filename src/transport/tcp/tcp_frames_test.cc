@@ -43,7 +43,9 @@ TEST(TcpFrames, ADecodedListIsWhatWasEncoded) {
 TEST(TcpFrames, WhatDoesNotFitIsRefused) {
   const std::string good = Encode(Example());
   for (std::size_t length = 0; length < good.size(); ++length) {
-    EXPECT_TRUE(FailsWith(DecodeDataBody(AsBytes(std::string_view(good).substr(0, length))), ErrorId::kBadFrame)) << length;
+    EXPECT_TRUE(FailsWith(DecodeDataBody(AsBytes(std::string_view(good).substr(0, length))),
+                          ErrorId::kBadFrame))
+        << length;
   }
   EXPECT_TRUE(FailsWith(DecodeDataBody(AsBytes(good + "x")), ErrorId::kBadFrame));
   DataBody unlisted = Example();

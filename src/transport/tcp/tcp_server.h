@@ -1,4 +1,5 @@
-// The target's side of a data connection: puts what arrives where its gather list says, and answers reads.
+// The target's side of a data connection: puts what arrives where its gather list says, and answers
+// reads.
 #pragma once
 
 #include <memory>
@@ -30,8 +31,10 @@ struct ServedLane {
   }
 };
 
-/// Serves until the stream ends or says something that is no data frame. On the stream's loop. The context is shared with
-/// the connections that it serves: they end after the transport that accepted them.
-[[nodiscard]] Task<void> ServeTcpData(std::shared_ptr<ServedLane> lane, std::shared_ptr<const TcpServerContext> context);
+/// Serves until the stream ends or says something that is no data frame. On the stream's loop. The
+/// context is shared with the connections that it serves: they end after the transport that
+/// accepted them.
+[[nodiscard]] Task<void> ServeTcpData(std::shared_ptr<ServedLane> lane,
+                                      std::shared_ptr<const TcpServerContext> context);
 
 }  // namespace mooncake
