@@ -1,5 +1,7 @@
 # ./run check: what takes longer than the tests: lint, sanitizers, simulation, fuzzing, benchmarks with tiny inputs.
 # MOONCAKE_FUZZ_SECONDS (default 10) is the time of each fuzzer.
+source scripts/lint.sh
+
 run_check() {
   set +e  # every step is counted; one that fails does not end the others
   install_packages "${build_packages[@]}" "${test_packages[@]}" "${clang_packages[@]}"
