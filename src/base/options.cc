@@ -248,11 +248,27 @@ mooncake::Duration Options::Duration(std::string_view name) const {
   return text.empty() ? mooncake::Duration{} : ParseDuration(text).value_or(mooncake::Duration{});
 }
 
+namespace {
+
+// Without the password of a URL: what stands between the user's colon and the "@", or before the
+// "@" where there is no user.
+std::string WithoutPassword(const std::string& text) {
+  const std::size_t scheme = text.find("://");
+  const std::size_t at = text.rfind('@');
+  if (scheme == std::string::npos || at == std::string::npos || at < scheme + 3) return text;
+  const std::size_t colon = text.find(':', scheme + 3);
+  const std::size_t secret = colon < at ? colon + 1 : scheme + 3;
+  return text.substr(0, secret) + "(set)" + text.substr(at);
+}
+
+}  // namespace
+
 std::vector<Options::Value> Options::Explain() const {
   std::vector<Value> all;
   for (const OptionSpec* spec : order_) {
     Value& value = all.emplace_back(Find(spec->name));
     if (spec->unit == Unit::kSecret && !value.text.empty()) value.text = "(set)";
+    if (spec->unit == Unit::kText) value.text = WithoutPassword(value.text);
   }
   return all;
 }
