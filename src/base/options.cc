@@ -250,15 +250,16 @@ mooncake::Duration Options::Duration(std::string_view name) const {
 
 namespace {
 
-// Without the password of a URL: what stands between the user's colon and the "@", or before the
-// "@" where there is no user.
+// Without the password of "[scheme://]user:password@…" or "scheme://password@…".
 std::string WithoutPassword(const std::string& text) {
   const std::size_t scheme = text.find("://");
+  const bool is_url = scheme != std::string::npos;
+  const std::size_t begin = is_url ? scheme + 3 : 0;
   const std::size_t at = text.rfind('@');
-  if (scheme == std::string::npos || at == std::string::npos || at < scheme + 3) return text;
-  const std::size_t colon = text.find(':', scheme + 3);
-  const std::size_t secret = colon < at ? colon + 1 : scheme + 3;
-  return text.substr(0, secret) + "(set)" + text.substr(at);
+  if (at == std::string::npos || at < begin) return text;
+  const std::size_t colon = text.find(':', begin);
+  if (colon < at) return text.substr(0, colon + 1) + "(set)" + text.substr(at);
+  return is_url ? text.substr(0, begin) + "(set)" + text.substr(at) : text;
 }
 
 }  // namespace

@@ -54,6 +54,7 @@ TEST(Options, APasswordWithinAUrlIsNotShown) {
   for (const auto& [given, shown] : std::map<std::string, std::string>{
            {"etcd://root:p:w/@10.0.0.1:2379", "etcd://root:(set)@10.0.0.1:2379"},
            {"redis://secret@[::1]:6379/2", "redis://(set)@[::1]:6379/2"},
+           {"root:secret@10.0.0.1:2379", "root:(set)@10.0.0.1:2379"},
            {"etcd://10.0.0.1:2379", "etcd://10.0.0.1:2379"},
            {"someone@host", "someone@host"}}) {
     Options::Sources sources;
