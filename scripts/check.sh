@@ -13,8 +13,8 @@ run_check() {
   for preset in asan tsan; do
     if count "build of $preset" build_preset "$preset"; then check_sanitizer "$preset"; fi
   done
-  # Those of redis and of the HTTP directory run over their corpora only, as a test, until they are cleared for longer runs.
-  local fuzzers=(completions data_body frame http local_protocol messages options record trace)
+  local fuzzers
+  mapfile -t fuzzers < <(ls tests/fuzz/corpus)
   if count "build of fuzz" build_preset fuzz "${fuzzers[@]/#/bin/fuzz_}"; then check_fuzzers "${fuzzers[@]}"; fi
   summary
 }
@@ -32,8 +32,6 @@ check_sanitizer() {
   local preset="$1"
   export ASAN_OPTIONS=detect_stack_use_after_return=0:abort_on_error=0 UBSAN_OPTIONS=print_stacktrace=1
   export TSAN_OPTIONS="halt_on_error=1 second_deadlock_stack=1"
-  # Not yet cleared for sanitizers: the tests that start other servers and processes of their own.
-  rm -f "build/$preset/tests/"{directory,bench}_test
   count_gtest "build/$preset/tests"
   count "$preset: simulation, 50 seeds" "build/$preset/bin/mooncake_sim" --seeds 50
   # ThreadSanitizer slows whole processes down too much for tests that set them limits of seconds.

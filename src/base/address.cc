@@ -88,6 +88,11 @@ std::string ToString(const Endpoint& endpoint) {
   return fmt::format("[{}]:{}", ToString(endpoint.address), endpoint.port);
 }
 
+std::string ToString(const HostPort& address) {
+  const bool v6 = address.host.find(':') != std::string::npos;
+  return fmt::format("{}{}{}:{}", v6 ? "[" : "", address.host, v6 ? "]" : "", address.port);
+}
+
 Result<Endpoint> ParseEndpoint(std::string_view text) {
   MC_TRY(const HostPort parts, ParseHostPort(text));
   MC_TRY(const IpAddress address, ParseIpAddress(parts.host));

@@ -53,5 +53,7 @@ struct HostPort {
 
 /// Accepts "host", "host:port", "[v6]", "[v6]:port" and a bare IPv6 address. kBadAddress.
 [[nodiscard]] Result<HostPort> ParseHostPort(std::string_view text);
+/// "host:port", "[v6]:port": as URLs and headers need it.
+[[nodiscard]] std::string ToString(const HostPort& address);
 
 }  // namespace mooncake

@@ -37,6 +37,8 @@ TEST(Addresses, ParsesWhatPeopleWrite) {
   EXPECT_EQ(ParseHostPort("fd00::4")->host, "fd00::4");
   EXPECT_EQ(ParseHostPort("prefill-0")->host, "prefill-0");
   EXPECT_EQ(ParseHostPort("host:80")->port, 80);
+  EXPECT_EQ(ToString(*ParseHostPort("host:80")), "host:80");
+  EXPECT_EQ(ToString(*ParseHostPort("[fd00::4]:80")), "[fd00::4]:80");
   EXPECT_EQ(ToString(*ParseIpAddress("::ffff:10.0.0.1")), "10.0.0.1");
 }
 

@@ -248,11 +248,28 @@ mooncake::Duration Options::Duration(std::string_view name) const {
   return text.empty() ? mooncake::Duration{} : ParseDuration(text).value_or(mooncake::Duration{});
 }
 
+namespace {
+
+// Without the password of "[scheme://]user:password@…" or "scheme://password@…".
+std::string WithoutPassword(const std::string& text) {
+  const std::size_t scheme = text.find("://");
+  const bool is_url = scheme != std::string::npos;
+  const std::size_t begin = is_url ? scheme + 3 : 0;
+  const std::size_t at = text.rfind('@');
+  if (at == std::string::npos || at < begin) return text;
+  const std::size_t colon = text.find(':', begin);
+  if (colon < at) return text.substr(0, colon + 1) + "(set)" + text.substr(at);
+  return is_url ? text.substr(0, begin) + "(set)" + text.substr(at) : text;
+}
+
+}  // namespace
+
 std::vector<Options::Value> Options::Explain() const {
   std::vector<Value> all;
   for (const OptionSpec* spec : order_) {
     Value& value = all.emplace_back(Find(spec->name));
     if (spec->unit == Unit::kSecret && !value.text.empty()) value.text = "(set)";
+    if (spec->unit == Unit::kText) value.text = WithoutPassword(value.text);
   }
   return all;
 }

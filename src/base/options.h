@@ -69,7 +69,7 @@ class Options {
 
   struct Value {
     const OptionSpec* spec;
-    std::string text;  ///< From Explain(): "(set)" for a secret.
+    std::string text;  ///< From Explain(): "(set)" for a secret, also within a URL.
     OptionOrigin origin = OptionOrigin::kDefault;
   };
   /// In the order of the table. For `mooncake config explain`.

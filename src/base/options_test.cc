@@ -50,6 +50,22 @@ TEST(Options, ASecretMayHaveAVariableOfAnotherNameAndIsNotShown) {
   EXPECT_EQ(options->Text("password"), "ours");
 }
 
+TEST(Options, APasswordWithinAUrlIsNotShown) {
+  for (const auto& [given, shown] : std::map<std::string, std::string>{
+           {"etcd://root:p:w/@10.0.0.1:2379", "etcd://root:(set)@10.0.0.1:2379"},
+           {"redis://secret@[::1]:6379/2", "redis://(set)@[::1]:6379/2"},
+           {"root:secret@10.0.0.1:2379", "root:(set)@10.0.0.1:2379"},
+           {"etcd://10.0.0.1:2379", "etcd://10.0.0.1:2379"},
+           {"someone@host", "someone@host"}}) {
+    Options::Sources sources;
+    sources.flags = {{"label", given}};
+    const Result<Options> options = Options::Load(kTable, sources);
+    ASSERT_TRUE(options);
+    EXPECT_EQ(options->Text("local_hostname"), given);
+    EXPECT_EQ(options->Explain().front().text, shown);
+  }
+}
+
 TEST(Options, AnUnknownKeyNamesTheNearestKnownOne) {
   const Result<Options> options = Options::Load(kTable, File(R"({"kv_memroy": 1})"));
   ASSERT_TRUE(FailsWith(options, ErrorId::kUnknownOption));

@@ -648,6 +648,14 @@ class LoopThread {
     Stop();
     if (thread_.joinable()) thread_.join();
   }
+  /// After Join(): runs what is ready, on the calling thread, and tells whether there was anything.
+  bool RunReady() {
+    constexpr int kOnceMax = 1000;  // the other loop gets its turn
+    context_.restart();
+    int count = 0;
+    while (count < kOnceMax && context_.poll_one() > 0) ++count;
+    return count > 0;
+  }
   asio::io_context& context() { return context_; }
 
  private:
@@ -656,9 +664,13 @@ class LoopThread {
   std::thread thread_;
 };
 
+// Of both loops at the end. One that is not quiet by then has a coroutine that never sleeps.
+constexpr int kLastTurnsMax = 1000;
+
 }  // namespace
 
 struct RealWorld::Impl {
+  bool stopped = false;
   RealClock clock;
   RealRandom random;
   RealNetwork network;
@@ -701,6 +713,14 @@ void RealWorld::OnStopSignal(std::function<void()> call) {
 void RealWorld::Stop() {
   impl_->data.Join();
   impl_->control.Join();
+  if (std::exchange(impl_->stopped, true)) return;
+  // What was asked of the loops before, above all to close: a coroutine that waits for another one
+  // is freed by nobody else.
+  for (int turns = kLastTurnsMax; turns > 0; --turns) {
+    const bool data = impl_->data.RunReady();
+    const bool control = impl_->control.RunReady();
+    if (!data && !control) break;
+  }
 }
 
 void YieldToEverybody() noexcept {

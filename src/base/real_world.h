@@ -8,7 +8,8 @@
 
 namespace mooncake {
 
-/// Owns the loops, one thread each. Stop() ends both; what still waits there is destroyed.
+/// Owns the loops, one thread each. Stop() ends both: what is ready there still runs, what waits is
+/// destroyed.
 class RealWorld {
  public:
   RealWorld();

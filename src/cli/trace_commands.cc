@@ -15,8 +15,9 @@ constexpr OptionSpec kGenerateOptions[] = {
     {"requests", "1000", Unit::kCount, "Requests in all."},
     {"seed", "1", Unit::kCount, "Equal seeds give equal traces."},
     {"rate", "1", Unit::kNumber, "Requests per second on average."},
-    {"conversations", "200", Unit::kCount,
-     "Conversations that share the requests: later turns repeat the prompts of earlier ones."},
+    {"conversations", "", Unit::kCount,
+     "Conversations that share the requests: later turns repeat the prompts of earlier ones. "
+     "Without a value, 200, or one for each request where those are fewer."},
     {"system_blocks", "2", Unit::kCount,
      "Blocks of 512 tokens at the start of every prompt, the same for all."},
     {"mean_input", "4096", Unit::kCount, "Tokens of a prompt on average."},
@@ -30,10 +31,13 @@ int RunGenerate(CommandInput& input) {
   const auto count = [&o](const char* name) {
     return static_cast<std::uint32_t>(std::min<std::uint64_t>(o.Count(name), UINT32_MAX));
   };
+  const std::uint32_t conversations =
+      o.IsSet("conversations") ? count("conversations")
+                               : std::min(TraceOptions{}.conversations, count("requests"));
   const Result<Trace> trace = GenerateTrace({.requests = count("requests"),
                                              .seed = o.Count("seed"),
                                              .requests_per_second = o.Number("rate"),
-                                             .conversations = count("conversations"),
+                                             .conversations = conversations,
                                              .system_blocks = count("system_blocks"),
                                              .mean_input_tokens = count("mean_input"),
                                              .mean_output_tokens = count("mean_output")});

@@ -13,11 +13,7 @@ Result<HttpUrl> ParseTarget(std::string_view text) {
   return HttpUrl{.host = std::move(parts.host), .port = parts.port};
 }
 
-std::string Describe(const HttpUrl& target) {
-  const bool bare_v6 = target.host.find(':') != std::string::npos && target.host.front() != '[';
-  return bare_v6 ? fmt::format("[{}]:{}", target.host, target.port)
-                 : fmt::format("{}:{}", target.host, target.port);
-}
+std::string Describe(const HttpUrl& target) { return ToString(HostPort{target.host, target.port}); }
 
 Error AboutTarget(const HttpUrl& target, const Error& error) {
   const std::string name = Describe(target);

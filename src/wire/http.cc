@@ -378,12 +378,12 @@ Task<Result<HttpResponse>> HttpClient::SendStreaming(
     std::string method, std::string target, std::string body,
     std::vector<std::pair<std::string, std::string>> headers, Instant deadline,
     std::function<void(std::string_view)> on_data) {
-  std::string head = fmt::format(
-      "{} {} HTTP/1.1\r\nHost: {}:{}\r\nUser-Agent: mooncake/{}\r\nContent-Length: {}\r\n", method,
-      target, server_.host, server_.port, MOONCAKE_VERSION, body.size());
+  const std::string server = ToString(HostPort{server_.host, server_.port});
+  std::string head =
+      fmt::format("{} {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: mooncake/{}\r\nContent-Length: {}\r\n",
+                  method, target, server, MOONCAKE_VERSION, body.size());
   for (const auto& [name, value] : headers) head += fmt::format("{}: {}\r\n", name, value);
   head += "\r\n";
-  const std::string server = fmt::format("{}:{}", server_.host, server_.port);
 
   // A kept connection may have been closed by the server meanwhile: then once more over a new one.
   for (int attempt = 0;; ++attempt) {

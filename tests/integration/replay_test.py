@@ -60,6 +60,15 @@ class Replay(unittest.TestCase):
                 for text in said:
                     self.assertIn(text, done.stderr)
 
+    def test_a_trace_of_any_number_of_requests_is_made(self):
+        for requests in (1, 30, 300):
+            made = run("trace", "generate", "--requests", str(requests))
+            self.assertEqual(made.returncode, 0, made.stderr)
+            self.assertEqual(len(made.stdout.splitlines()), requests)
+        refused = run("trace", "generate", "--requests", "30", "--conversations", "31")
+        self.assertEqual(refused.returncode, 2, refused.stdout)
+        self.assertIn("E002", refused.stderr)
+
     def test_a_server_that_is_no_instance_is_told_apart(self):
         server = http.server.HTTPServer(("127.0.0.1", 0), OtherServer)
         self.addCleanup(server.server_close)

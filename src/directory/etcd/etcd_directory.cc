@@ -38,7 +38,7 @@ class EtcdClient {
     std::string text = "etcd://";
     for (const HostPort& endpoint : servers_.endpoints) {
       if (text.back() != '/') text += ',';
-      text += fmt::format("{}:{}", endpoint.host, endpoint.port);
+      text += ToString(endpoint);
     }
     return text;
   }
@@ -97,7 +97,7 @@ class EtcdClient {
     if (!token_.empty()) headers.emplace_back("Authorization", token_);
     std::string body = json::serialize(request);
     const HostPort& endpoint = servers_.endpoints[current_];
-    const std::string where = fmt::format("{}:{}", endpoint.host, endpoint.port);
+    const std::string where = ToString(endpoint);
     auto send = http_->Send("POST", target, std::move(body), std::move(headers), deadline);
     const Result<HttpResponse> response = co_await std::move(send);
     if (!response) co_return Fail(DirectoryFault(where, response.error()));

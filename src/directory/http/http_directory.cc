@@ -89,11 +89,7 @@ class HttpStore final : public RecordStore {
     std::string server;
   };
 
-  std::string Where() const {
-    const bool v6 = service_.host.find(':') != std::string::npos;
-    return v6 ? fmt::format("[{}]:{}", service_.host, service_.port)
-              : fmt::format("{}:{}", service_.host, service_.port);
-  }
+  std::string Where() const { return ToString(HostPort{service_.host, service_.port}); }
   std::string Key(const InstanceId& id) const { return index_ + "/" + ToString(id); }
   WallTime ServiceNow() const {
     return world_.clock.WallNow() + clock_ahead_.value_or(WallTime::duration{});

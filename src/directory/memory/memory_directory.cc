@@ -101,7 +101,7 @@ class RemoteCarrier final : public Carrier {
     std::string text = "mooncake://";
     for (const HostPort& server : servers_) {
       if (text.back() != '/') text += ',';
-      text += fmt::format("{}:{}", server.host, server.port);
+      text += ToString(server);
     }
     return text;
   }

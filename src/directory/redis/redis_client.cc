@@ -10,11 +10,7 @@
 
 namespace mooncake {
 
-std::string RedisClient::Where() const {
-  const HostPort& at = server_.address;
-  const bool v6 = at.host.find(':') != std::string::npos;
-  return v6 ? fmt::format("[{}]:{}", at.host, at.port) : fmt::format("{}:{}", at.host, at.port);
-}
+std::string RedisClient::Where() const { return ToString(server_.address); }
 
 void RedisClient::Close() {
   if (stream_) stream_->Close();
