@@ -6,8 +6,10 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 
 #include "base/result.h"
+#include "base/unique_fd.h"
 
 namespace mooncake {
 
@@ -25,5 +27,9 @@ inline constexpr std::size_t kProcessRangesMax = 1024;
 [[nodiscard]] Result<std::size_t> WriteProcessMemory(std::int64_t process,
                                                      std::span<const iovec> local,
                                                      std::span<const iovec> remote);
+
+/// The memfd that `process` has made under `name`, opened for reading and writing. kNotFound, also
+/// where the kernel does not let this process see.
+[[nodiscard]] Result<UniqueFd> OpenMemfdOf(std::int64_t process, const std::string& name);
 
 }  // namespace mooncake

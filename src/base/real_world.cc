@@ -4,6 +4,7 @@
 #include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sys/random.h>
 #include <sys/uio.h>
@@ -18,6 +19,7 @@
 #include <boost/asio/signal_set.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/write.hpp>
+#include <climits>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -26,6 +28,8 @@
 
 #include "base/log.h"
 #include "base/outside_order.h"
+#include "base/spin.h"
+#include "base/unique_fd.h"
 #include "base/worker.h"
 
 namespace mooncake {
@@ -156,6 +160,109 @@ class RealFiles final : public Files {
   }
 };
 
+constexpr std::size_t kPartsMax = 160;  // of one system call
+
+// Without waiting: what is there or fits, -1 with errno. Longer lists are for the next call.
+ssize_t ReceiveNow(int fd, std::span<const MutableBytes> into) noexcept {
+  std::array<iovec, kPartsMax> parts;
+  const std::size_t count = std::min(into.size(), kPartsMax);
+  for (std::size_t i = 0; i < count; ++i) parts[i] = {into[i].data(), into[i].size()};
+  msghdr message{};
+  message.msg_iov = parts.data();
+  message.msg_iovlen = count;
+  const ssize_t received = ::recvmsg(fd, &message, MSG_DONTWAIT);
+  OrderAfterOutside();
+  return received;
+}
+ssize_t SendNow(int fd, std::span<const Bytes> buffers) noexcept {
+  std::array<iovec, kPartsMax> parts;
+  const std::size_t count = std::min(buffers.size(), kPartsMax);
+  for (std::size_t i = 0; i < count; ++i)
+    parts[i] = {const_cast<std::byte*>(buffers[i].data()), buffers[i].size()};
+  msghdr message{};
+  message.msg_iov = parts.data();
+  message.msg_iovlen = count;
+  OrderBeforeOutside();
+  return ::sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+class RealThreadStream final : public ThreadStream {
+ public:
+  RealThreadStream(UniqueFd fd, std::string name) : fd_(std::move(fd)), name_(std::move(name)) {}
+
+  Status Write(std::span<const Bytes> buffers, Instant deadline) override {
+    std::vector<Bytes>
+        rest;  // a copy that may be changed, only where the kernel does not take all at once
+    while (!buffers.empty()) {
+      ssize_t sent = SendNow(fd_.get(), buffers);
+      if (sent < 0 && errno == EINTR) continue;
+      if (sent < 0 && errno != EAGAIN) return Fail(Failure(errno));
+      if (sent < 0) {
+        MC_TRY_STATUS(Sleep(POLLOUT, deadline));
+        continue;
+      }
+      while (!buffers.empty() && static_cast<std::size_t>(sent) >= buffers.front().size()) {
+        sent -= static_cast<ssize_t>(buffers.front().size());
+        buffers = buffers.subspan(1);
+      }
+      if (sent == 0) continue;
+      if (rest.empty()) {
+        rest.assign(buffers.begin(), buffers.end());
+        buffers = rest;
+      }
+      Bytes& begun = rest[rest.size() - buffers.size()];
+      begun = begun.subspan(static_cast<std::size_t>(sent));
+    }
+    return {};
+  }
+
+  Result<std::size_t> ReadSomeV(std::span<const MutableBytes> into, Instant deadline) override {
+    ssize_t count = ReceiveNow(fd_.get(), into);
+    if (count < 0 && errno == EAGAIN) {
+      if (const Duration patience = habit_.Next(); patience > Duration::zero()) {
+        const Instant end = std::min(deadline, std::chrono::steady_clock::now() + patience);
+        do {
+          YieldProcessor();
+          count = ReceiveNow(fd_.get(), into);
+        } while (count < 0 && errno == EAGAIN && std::chrono::steady_clock::now() < end);
+        habit_.Learn(count >= 0 || errno != EAGAIN);
+      }
+    }
+    while (count < 0) {
+      if (errno != EAGAIN && errno != EINTR) return Fail(Failure(errno));
+      if (errno == EAGAIN) MC_TRY_STATUS(Sleep(POLLIN, deadline));
+      count = ReceiveNow(fd_.get(), into);
+    }
+    if (count == 0) return Fail(ErrorId::kConnectionClosed, name_);
+    return static_cast<std::size_t>(count);
+  }
+
+  void Close() noexcept override { ::shutdown(fd_.get(), SHUT_RDWR); }
+
+ private:
+  Status Sleep(short events, Instant deadline) const {
+    pollfd wanted{fd_.get(), events, 0};
+    int milliseconds = -1;
+    if (deadline != kNever) {
+      const auto left =
+          std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now())
+              .count();
+      if (left <= 0) return Fail(ErrorId::kDeadline, name_);
+      milliseconds = static_cast<int>(std::min<std::int64_t>(left, INT_MAX));
+    }
+    if (::poll(&wanted, 1, milliseconds) < 0 && errno != EINTR)
+      return Fail(ErrorId::kNetwork, name_, errno);
+    return {};
+  }
+  Error Failure(int cause) const {
+    return FromAsio(error_code(cause, boost::system::system_category()), name_);
+  }
+
+  UniqueFd fd_;
+  std::string name_;
+  SpinHabit habit_;
+};
+
 // A connected socket of either kind (TCP or Unix).
 template <class Protocol>
 class RealStream final : public Stream {
@@ -164,35 +271,45 @@ class RealStream final : public Stream {
       : socket_(std::move(socket)), local_(local), remote_(remote) {}
 
   Task<Result<std::size_t>> ReadSome(MutableBytes into) override {
-    if (ended_) co_return Fail(Failure(asio::error::eof));
-    error_code code;
-    const std::size_t count = co_await socket_.async_read_some(
-        asio::buffer(into.data(), into.size()), asio::redirect_error(asio::use_awaitable, code));
-    OrderAfterOutside();
-    if (code) co_return Fail(Ended(code));
-    co_return count;
+    const std::array<MutableBytes, 1> one = {into};
+    auto read = ReadSomeV(one);
+    co_return co_await std::move(read);
   }
 
   Task<Result<std::size_t>> ReadSomeV(std::span<const MutableBytes> into) override {
-    std::vector<asio::mutable_buffer> buffers;
-    buffers.reserve(into.size());
-    for (const MutableBytes& bytes : into) buffers.emplace_back(bytes.data(), bytes.size());
     if (ended_) co_return Fail(Failure(asio::error::eof));
+    if (expects_more_) {
+      auto look = Look(into);
+      const std::size_t count = co_await std::move(look);
+      if (count > 0) co_return count;
+    }
+    const std::size_t parts = std::min(into.size(), kPartsMax);
+    std::array<asio::mutable_buffer, kPartsMax> buffers;
+    for (std::size_t i = 0; i < parts; ++i) buffers[i] = {into[i].data(), into[i].size()};
     error_code code;
-    const std::size_t count =
-        co_await socket_.async_read_some(buffers, asio::redirect_error(asio::use_awaitable, code));
+    const std::size_t count = co_await socket_.async_read_some(
+        std::span(buffers).first(parts), asio::redirect_error(asio::use_awaitable, code));
     OrderAfterOutside();
     if (code) co_return Fail(Ended(code));
     co_return count;
   }
 
   Task<Status> Write(std::span<const Bytes> buffers) override {
-    std::vector<asio::const_buffer> gathered;
-    gathered.reserve(buffers.size());
-    for (const Bytes& bytes : buffers) gathered.emplace_back(bytes.data(), bytes.size());
-    OrderBeforeOutside();
+    // Mostly the kernel takes all at once.
+    std::size_t written = TrySend(buffers);
+    std::vector<asio::const_buffer> left;
+    for (const Bytes& bytes : buffers) {
+      const std::size_t skipped = std::min(written, bytes.size());
+      written -= skipped;
+      if (skipped < bytes.size()) left.emplace_back(bytes.data() + skipped, bytes.size() - skipped);
+    }
+    if (left.empty()) {
+      auto turn = GiveTurn();
+      co_await std::move(turn);
+      co_return Status{};
+    }
     error_code code;
-    co_await asio::async_write(socket_, gathered, asio::redirect_error(asio::use_awaitable, code));
+    co_await asio::async_write(socket_, left, asio::redirect_error(asio::use_awaitable, code));
     if (code) co_return Fail(Failure(code));
     co_return Status{};
   }
@@ -219,10 +336,62 @@ class RealStream final : public Stream {
     return {};
   }
 
+  std::unique_ptr<ThreadStream> TakeForThreads() override {
+    error_code code;
+    UniqueFd fd(socket_.release(code));
+    if (code) return nullptr;
+    return std::make_unique<RealThreadStream>(
+        std::move(fd), fmt::format("connection {} to {}", ToString(local_), ToString(remote_)));
+  }
+  void ExpectMore() noexcept override { expects_more_ = true; }
+
   Endpoint local() const override { return local_; }
   Endpoint remote() const override { return remote_; }
 
  private:
+  static constexpr Duration kLookOnce =
+      std::chrono::microseconds(2);  // at a stretch: others of the loop get their turn between
+  static constexpr int kOperationsInRowMax = 8;
+
+  // What is there, or comes within a while; 0: neither, or an error, which the kernel will repeat.
+  Task<std::size_t> Look(std::span<const MutableBytes> into) {
+    std::size_t count = TryReceive(into);
+    if (count > 0) {
+      auto turn = GiveTurn();
+      co_await std::move(turn);
+      co_return count;
+    }
+    const Duration patience = habit_.Next();
+    if (patience == Duration::zero()) co_return 0;
+    const Instant end = std::chrono::steady_clock::now() + patience;
+    for (Instant now{}; count == 0 && now < end;) {
+      co_await asio::post(socket_.get_executor(), asio::use_awaitable);
+      const Instant pause = std::chrono::steady_clock::now() + kLookOnce;
+      do {
+        count = TryReceive(into);
+        if (count == 0) YieldProcessor();
+        now = std::chrono::steady_clock::now();
+      } while (count == 0 && now < pause);
+    }
+    habit_.Learn(count > 0);
+    co_return count;
+  }
+
+  // An operation that did not have to wait has not given way to others of the loop either: after
+  // some in a row, that is due.
+  Task<void> GiveTurn() {
+    if (++in_row_ < kOperationsInRowMax) co_return;
+    in_row_ = 0;
+    co_await asio::post(socket_.get_executor(), asio::use_awaitable);
+  }
+
+  std::size_t TryReceive(std::span<const MutableBytes> into) noexcept {
+    return socket_.is_open() ? std::max<ssize_t>(0, ReceiveNow(socket_.native_handle(), into)) : 0;
+  }
+  std::size_t TrySend(std::span<const Bytes> buffers) noexcept {
+    return socket_.is_open() ? std::max<ssize_t>(0, SendNow(socket_.native_handle(), buffers)) : 0;
+  }
+
   // The end of a connection is reported by the kernel once (Asio's readiness is edge-triggered):
   // another read would wait for ever.
   Error Ended(const error_code& code) {
@@ -238,6 +407,9 @@ class RealStream final : public Stream {
   Endpoint local_;
   Endpoint remote_;
   bool ended_ = false;
+  bool expects_more_ = false;
+  int in_row_ = 0;
+  SpinHabit habit_;
 };
 
 // Without these the kernel keeps an idle connection for ever, and one with unanswered bytes for a

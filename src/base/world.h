@@ -67,6 +67,22 @@ inline constexpr Duration kDeadPathMax = std::chrono::seconds(20);
 using Bytes = std::span<const std::byte>;
 using MutableBytes = std::span<std::byte>;
 
+/// A connection that calling threads use instead of a loop: a thread at a time, Close() from any.
+/// Calls block, and look for a while before they sleep.
+class ThreadStream {
+ public:
+  virtual ~ThreadStream() = default;
+  /// Writes every byte of every buffer, in order. Errors as Stream, and kDeadline: some of it may
+  /// have been written.
+  [[nodiscard]] virtual Status Write(std::span<const Bytes> buffers, Instant deadline) = 0;
+  /// Reads at least one byte into `into`, filling the spans in order. Errors as Stream, and
+  /// kDeadline.
+  [[nodiscard]] virtual Result<std::size_t> ReadSomeV(std::span<const MutableBytes> into,
+                                                      Instant deadline) = 0;
+  /// Ends a call in progress, and those to come, with kConnectionClosed. Idempotent.
+  virtual void Close() noexcept = 0;
+};
+
 /// One connection: bytes in order, both ways. Lives on one loop; at most one read and one write at
 /// a time. To another host it ends within kDeadPathMax once nothing that is sent arrives any more,
 /// idle or not; a process that only does not read does not end it.
@@ -84,6 +100,12 @@ class Stream {
   virtual void Close() noexcept = 0;
   /// Continues on another loop. Nothing may be in flight.
   [[nodiscard]] virtual Status MoveTo(const Executor& executor) = 0;
+  /// Leaves its loop for good, and this object without a connection. Nothing may be in flight. Null
+  /// where the world has no threads (the simulator): nothing has changed then.
+  [[nodiscard]] virtual std::unique_ptr<ThreadStream> TakeForThreads() = 0;
+  /// From now on reads look for a while before they leave the loop to others and sleep: what comes
+  /// is likely to come soon.
+  virtual void ExpectMore() noexcept = 0;
   [[nodiscard]] virtual Endpoint local() const = 0;
   [[nodiscard]] virtual Endpoint remote() const = 0;
 };

@@ -58,7 +58,7 @@ BenchPeer::~BenchPeer() = default;
 
 Status BenchPeer::Start(const Endpoint& at) {
   MC_TRY(user_region_, node_.engine().Register(user_.bytes().data(), user_.bytes().size()));
-  MC_TRY(mapped_region_, node_.engine().Allocate("mooncake-bench", user_.bytes().size()));
+  MC_TRY(mapped_region_, node_.engine().Allocate(kBenchMemfdName, user_.bytes().size()));
   std::memset(Area(BenchAreaKind::kMapped).data(), 0, user_.bytes().size());
   MC_TRY(limit_server_, LimitServer::Start(world_, at.address, limit_.bytes()));
   node_.router().Add(Method::kBench, [this](RpcCall&, Frame request) -> Task<Result<Reply>> {

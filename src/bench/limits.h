@@ -13,6 +13,9 @@
 
 namespace mooncake {
 
+/// Of the memfd behind the peer's mappable area.
+inline constexpr const char* kBenchMemfdName = "mooncake-bench";
+
 /// The peer's side of one command of TcpLimit. kConnectionClosed when there are no more.
 [[nodiscard]] Status ServeLimitCommand(PlainSocket& socket, MutableBytes area);
 
@@ -28,11 +31,13 @@ class BenchCall {
   virtual void Rest() {}
 };
 
-/// Copies of the row into (from) a second mapping of shared memory, with the kernel that does them
+/// Copies of the row into (from) a mapping of shared memory, with the kernel that does them
 /// fastest.
 class MappingLimit {
  public:
-  [[nodiscard]] static Result<MappingLimit> Open(std::uint64_t area_bytes);
+  /// Maps the mappable area of the peer, process `process`: where memory lies changes how fast it
+  /// is. Memory of its own where the peer is on another host.
+  [[nodiscard]] static Result<MappingLimit> Open(std::int64_t process, std::uint64_t area_bytes);
   /// `local` is as long as the area; written if the direction is kRead.
   [[nodiscard]] std::unique_ptr<BenchCall> Prepare(Clock& clock, const BenchRow& row,
                                                    Direction direction, MutableBytes local) const;
@@ -40,7 +45,7 @@ class MappingLimit {
  private:
   MappingLimit(std::unique_ptr<SharedSegment> segment, std::unique_ptr<MappedView> view)
       : segment_(std::move(segment)), view_(std::move(view)) {}
-  std::unique_ptr<SharedSegment> segment_;
+  std::unique_ptr<SharedSegment> segment_;  // null if it is the peer's
   std::unique_ptr<MappedView> view_;
 };
 

@@ -183,7 +183,9 @@ Status TransferBench::Open(const TransportFactory& add_transports, const CopyEng
   landing_.emplace(there_.area_bytes());
   scratch_.emplace(there_.area_bytes());
   FillWithPattern(source_->bytes());
-  MC_TRY(mapping_, MappingLimit::Open(there_.area_bytes()));
+  const HostIdentity& peer_host = initiators_.front().peer->identity().host;
+  const bool same_host = peer_host.boot_id == world_.network.host().boot_id;
+  MC_TRY(mapping_, MappingLimit::Open(same_host ? peer_host.process : -1, there_.area_bytes()));
   MC_TRY(const HostPort host, ParseHostPort(options_.peer));
   MC_TRY(const IpAddress address, ParseIpAddress(host.host));
   MC_TRY(tcp_, TcpLimit::Open({address, static_cast<std::uint16_t>(there_.limit_port())}));

@@ -26,6 +26,13 @@ bool IsPathsFault(const Error& error) {
   return error.code() == Errc::kPeerGone || error.code() == Errc::kUnsupported;
 }
 
+// What the long way tries again: over another path, with newer knowledge of the peer's regions, or
+// simply once more.
+bool MayHeal(const Error& error) {
+  return IsPathsFault(error) || error.id == ErrorId::kRegionUnknown ||
+         error.id == ErrorId::kChecksum;
+}
+
 // Not from the loop.
 template <class T>
 T RunAndWait(const Executor& loop, Task<T> task) {
@@ -264,10 +271,10 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
   // the long way.
   std::optional<Status> RunHere(PeerImpl& peer, const Transfer& transfer) {
     const PathChoice choice = peer.Choose(transfer);
-    if (!choice.path || !choice.path->is_synchronous() || !choice.path->IsPrepared(transfer))
+    if (!choice.path || !choice.path->MayRun(transfer) || !choice.path->IsPrepared(transfer))
       return std::nullopt;
     Status status = RunTimed(peer, choice, transfer);
-    if (!status && IsPathsFault(status.error())) return std::nullopt;
+    if (!status && MayHeal(status.error())) return std::nullopt;
     return status;
   }
 

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <numeric>
 
 #include "base/test_loop.h"
@@ -185,6 +186,13 @@ TEST_P(PathContract, ARegionKeyIsNeeded) {
   EXPECT_TRUE(FailsWith(Move(Direction::kWrite, {{source_.data(), other->id, 0, 2}}),
                         ErrorId::kBadRegionKey));
   ASSERT_TRUE(Succeeds(b_->engine().Unregister(other->id)));
+}
+
+TEST_P(PathContract, ARegionThatIsRegisteredAfterTheHandShakeIsFound) {
+  const auto later = b_->engine().Allocate("later", 4096);
+  ASSERT_TRUE(Succeeds(later));
+  EXPECT_TRUE(Succeeds(Move(Direction::kWrite, {{source_.data(), later->id, 1, 100}})));
+  EXPECT_EQ(std::memcmp(source_.data(), reinterpret_cast<std::byte*>(later->base) + 1, 100), 0);
 }
 
 TEST_P(PathContract, ABatchIsWaitedForPolledAwaitedAndCalledBack) {

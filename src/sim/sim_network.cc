@@ -178,6 +178,8 @@ class SimStream final : public Stream {
       return Fail(ErrorId::kClosed, Name(connection_->ends[end_]));
     return {};
   }
+  std::unique_ptr<ThreadStream> TakeForThreads() override { return nullptr; }
+  void ExpectMore() noexcept override {}
   Endpoint local() const override { return connection_->ends[end_].local; }
   Endpoint remote() const override { return connection_->ends[end_].remote; }
 

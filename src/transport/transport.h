@@ -84,8 +84,12 @@ class Path {
   [[nodiscard]] virtual Task<Status> Prepare(std::vector<RegionId> regions, Direction direction,
                                              Instant deadline) = 0;
 
-  /// Whether Run() does the work on the calling thread. Otherwise only Start() may be called.
+  /// Whether Run() is the only way, which does the work on the calling thread. Otherwise there is
+  /// Start().
   [[nodiscard]] virtual bool is_synchronous() const noexcept = 0;
+  /// Whether Run() is a good way now. May be wrong a moment later: Run() works then too, but may
+  /// wait for its turn.
+  [[nodiscard]] virtual bool MayRun(const Transfer&) const noexcept { return is_synchronous(); }
   /// Moves all slices, on the calling thread. Errors: kPathFailed, kPeerGone (the path is dead; the
   /// outcome of each slice is unknown), kDeadline, kCancelled, kBadRegionKey, kOutOfRegion,
   /// kRegionUnknown.

@@ -14,7 +14,6 @@ namespace {
 static_assert(std::endian::native == std::endian::little,
               "the wire is little-endian and so are our machines");
 
-constexpr std::size_t kBufferBytes = 64 << 10;
 constexpr std::size_t kChecksumOffset = kFrameHeaderBytes - 4;
 
 template <class T>
@@ -26,6 +25,15 @@ T Get(Bytes bytes, std::size_t offset) noexcept {
   T value{};
   std::memcpy(&value, bytes.data() + offset, sizeof value);
   return value;
+}
+
+// Leaves out the first `count` bytes, and then what is empty.
+void Advance(std::span<MutableBytes>& into, std::size_t count) noexcept {
+  while (!into.empty() && count >= into.front().size()) {
+    count -= into.front().size();
+    into = into.subspan(1);
+  }
+  if (count > 0) into.front() = into.front().subspan(count);
 }
 
 bool IsKnown(std::uint8_t kind) noexcept {
@@ -75,10 +83,11 @@ Result<FrameHeader> DecodeFrameHeader(Bytes bytes) {
   return header;
 }
 
-BufferedReader::BufferedReader(std::shared_ptr<Stream> stream) : stream_(std::move(stream)) {}
+BufferedReader::BufferedReader(std::shared_ptr<Stream> stream, std::size_t buffer_bytes)
+    : stream_(std::move(stream)), buffer_bytes_(buffer_bytes) {}
 
 Task<Status> BufferedReader::Want(std::size_t count) {
-  if (buffer_.empty()) buffer_.resize(kBufferBytes);
+  if (buffer_.empty()) buffer_.resize(buffer_bytes_);
   if (begin_ == end_) begin_ = end_ = 0;
   if (buffer_.size() - begin_ < count) {
     std::memmove(buffer_.data(), buffer_.data() + begin_, end_ - begin_);
@@ -106,6 +115,21 @@ Task<Status> BufferedReader::ReadExact(MutableBytes into) {
   if (!wanted) co_return Fail(wanted.error());
   std::memcpy(into.data(), buffer_.data() + begin_, into.size());
   begin_ += into.size();
+  co_return Status{};
+}
+
+Task<Status> BufferedReader::ReadExactV(std::span<MutableBytes> into) {
+  for (Advance(into, 0); !into.empty(); Advance(into, 0)) {
+    if (const std::size_t ready = std::min(into.front().size(), end_ - begin_); ready > 0) {
+      std::memcpy(into.front().data(), buffer_.data() + begin_, ready);
+      begin_ += ready;
+      Advance(into, ready);
+      continue;
+    }
+    const Result<std::size_t> read = co_await stream_->ReadSomeV(into);
+    if (!read) co_return Fail(read.error());
+    Advance(into, *read);
+  }
   co_return Status{};
 }
 

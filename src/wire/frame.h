@@ -31,6 +31,10 @@ enum class FrameKind : std::uint8_t {
   kDataFailure = 20,  ///< The kWrite or kRead `id` was refused. Body: Failure.
 };
 
+/// Flag of a kWrite: another frame of the same sender follows at once; its acknowledgement is soon
+/// enough.
+inline constexpr std::uint8_t kFrameMoreFollows = 1;
+
 inline constexpr std::uint32_t kFrameMagic = 0x314B434D;  ///< "MCK1" in memory order.
 inline constexpr std::size_t kFrameHeaderBytes = 32;
 inline constexpr std::uint32_t kBodyBytesMax = 4 << 20;
@@ -63,9 +67,14 @@ struct Frame {
 /// none extra. Lives on the stream's loop; one coroutine reads at a time.
 class BufferedReader {
  public:
-  explicit BufferedReader(std::shared_ptr<Stream> stream);
+  /// Reads ahead as much as its buffer holds, at least 4096: what follows a small frame comes with
+  /// it, but a part of a large one is copied once more.
+  explicit BufferedReader(std::shared_ptr<Stream> stream, std::size_t buffer_bytes = 64 << 10);
   /// Fills `into`; large remainders are read straight into it.
   [[nodiscard]] Task<Status> ReadExact(MutableBytes into);
+  /// Fills every span, in order, in as few system calls as it can. What lies in `into` afterwards
+  /// is of no use.
+  [[nodiscard]] Task<Status> ReadExactV(std::span<MutableBytes> into);
   /// At least `count` bytes are buffered afterwards; `count` is at most 4096.
   [[nodiscard]] Task<Status> Want(std::size_t count);
   [[nodiscard]] Bytes buffered() const noexcept {
@@ -81,6 +90,7 @@ class BufferedReader {
  private:
   // Shared with whoever writes to the stream: either end may be the last.
   std::shared_ptr<Stream> stream_;
+  const std::size_t buffer_bytes_;
   std::vector<std::byte> buffer_;
   std::size_t begin_ = 0;
   std::size_t end_ = 0;

@@ -31,6 +31,8 @@ class InputStream final : public Stream {
   }
   void Close() noexcept override { closed_ = true; }
   Status MoveTo(const Executor&) override { return {}; }
+  std::unique_ptr<ThreadStream> TakeForThreads() override { return nullptr; }
+  void ExpectMore() noexcept override {}
   Endpoint local() const override { return {}; }
   Endpoint remote() const override { return {}; }
 

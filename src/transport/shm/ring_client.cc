@@ -10,7 +10,6 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr Duration kSpinMax = 30us;    // a sleeping thread takes as long to wake
 constexpr Duration kLookEvery = 20ms;  // asleep: how late a cancellation is noticed
 constexpr Duration kDrainMax =
     1s;  // after a cancellation: how long the target may take over what it has begun
@@ -140,13 +139,20 @@ RingClient::Waited RingClient::AwaitCompleted(const Transfer& transfer, Instant 
                                               bool look_at_cancelled) {
   Waited outcome{};
   if (HasCompleted(outcome)) return outcome;
-  const Instant spin_until = std::min(until, After(world_.clock.Now(), kSpinMax));
-  do {
-    for (int i = 0; i < 32; ++i) {
-      if (HasCompleted(outcome)) return outcome;
-      SpinPause();
-    }
-  } while (world_.clock.Now() < spin_until);
+  if (const Duration patience = habit_.Next(); patience > Duration::zero()) {
+    const Instant spin_until = std::min(until, After(world_.clock.Now(), patience));
+    do {
+      for (int i = 0; i < 32; ++i) {
+        if (HasCompleted(outcome)) {
+          habit_.Learn(true);
+          return outcome;
+        }
+        SpinPause();
+      }
+      YieldProcessor();  // the target may be waiting for this very one
+    } while (world_.clock.Now() < spin_until);
+    habit_.Learn(false);
+  }
   while (true) {
     header_.initiator_parked.store(1, std::memory_order_seq_cst);
     if (HasCompleted(outcome)) break;

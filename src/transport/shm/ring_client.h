@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/local_socket.h"
+#include "base/spin.h"
 #include "memory/copy.h"
 #include "memory/shared_segment.h"
 #include "transport/shm/ring_layout.h"
@@ -76,6 +77,7 @@ class RingClient {
   RingHeader& header_;
   std::atomic<bool> usable_{true};
   std::atomic<ErrorId> abandoned_with_{ErrorId{}};
+  SpinHabit habit_;
   std::uint64_t batch_ = 0;
   std::uint64_t posted_ = 0;
   std::uint64_t reaped_ = 0;

@@ -10,8 +10,6 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr Duration kSpinMax =
-    50us;  // after the last slot; then the loop is left to others and the bell
 constexpr Duration kSpinOnce =
     2us;  // at a stretch: other connections of the loop get their turn between
 constexpr int kSlotsBetweenTurns = 4;
@@ -70,12 +68,19 @@ Task<void> RingServer::Serve(std::shared_ptr<RingServer> self) {
 // False when there is nothing left to serve, ever.
 Task<bool> RingServer::WorkUntilQuiet() {
   Instant last_work = world_.clock.Now();
+  Duration patience = habit_.Next();
   while (true) {
     const Progress progress = WorkSome();
     if (progress == Progress::kEnd) co_return false;
     const Instant now = world_.clock.Now();
-    if (progress == Progress::kSome) last_work = now;
-    if (now - last_work > kSpinMax) co_return true;
+    if (progress == Progress::kSome) {
+      if (now - last_work > kSpinOnce) habit_.Learn(true);
+      last_work = now;
+    }
+    if (now - last_work > patience) {
+      habit_.Learn(false);
+      co_return true;
+    }
     if (progress == Progress::kNone) AwaitPosted(kSpinOnce);
     co_await boost::asio::post(world_.data, boost::asio::use_awaitable);
   }
@@ -88,6 +93,7 @@ void RingServer::AwaitPosted(Duration patience) {
       if (header_.posted.load(std::memory_order_relaxed) != served_) return;
       SpinPause();
     }
+    YieldProcessor();
   } while (world_.clock.Now() < end);
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/local_socket.h"
+#include "base/spin.h"
 #include "memory/copy.h"
 #include "memory/region_table.h"
 #include "memory/shared_segment.h"
@@ -61,6 +62,7 @@ class RingServer : public std::enable_shared_from_this<RingServer> {
   const std::unique_ptr<MappedView> memory_;
   const std::unique_ptr<Doorbell> bell_;
   RingHeader& header_;
+  SpinHabit habit_;                 // on the data loop
   std::uint64_t served_ = 0;        // on the data loop
   std::uint64_t failed_batch_ = 0;  // on the data loop; batches count from 1
   ErrorId failed_with_{};

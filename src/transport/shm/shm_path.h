@@ -36,6 +36,7 @@ class ShmPath final : public Path, public std::enable_shared_from_this<ShmPath> 
   using Views = std::vector<std::shared_ptr<View>>;  // shared: a Run() under way keeps what it
                                                      // copies to. By region.
 
+  static void FetchAhead(const View& view, const Slice& slice) noexcept;
   [[nodiscard]] static View* Find(const Views& views, RegionId region, Access wanted);
   [[nodiscard]] Task<Status> MapRegion(RegionId region, Direction direction, Instant deadline);
   void Publish(RegionId region, std::shared_ptr<View> view);

@@ -18,17 +18,22 @@ static_assert(sizeof(Prefix) == 16);
 }  // namespace
 
 std::string Encode(const DataBody& body) {
+  std::string bytes;
+  Encode(body, bytes);
+  return bytes;
+}
+
+void Encode(const DataBody& body, std::string& bytes) {
   const Prefix prefix{static_cast<std::uint32_t>(body.regions.size()),
                       static_cast<std::uint32_t>(body.ranges.size()), body.payload_crc32c, 0};
   const std::size_t regions_bytes = body.regions.size() * sizeof(WireRegion);
   const std::size_t ranges_bytes = body.ranges.size() * sizeof(WireRange);
-  std::string bytes(sizeof prefix + regions_bytes + ranges_bytes, '\0');
+  bytes.resize(sizeof prefix + regions_bytes + ranges_bytes);
   std::memcpy(bytes.data(), &prefix, sizeof prefix);
   if (regions_bytes > 0)
     std::memcpy(bytes.data() + sizeof prefix, body.regions.data(), regions_bytes);
   if (ranges_bytes > 0)
     std::memcpy(bytes.data() + sizeof prefix + regions_bytes, body.ranges.data(), ranges_bytes);
-  return bytes;
 }
 
 Result<DataBody> DecodeDataBody(Bytes bytes) {

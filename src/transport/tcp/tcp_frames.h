@@ -12,6 +12,12 @@
 namespace mooncake {
 
 inline constexpr std::uint32_t kDataPayloadBytesMax = 2 << 20;
+/// Ranges at least this long on average are received straight into place; shorter ones by way of a
+/// buffer, many at a time.
+inline constexpr std::size_t kReceiveDirectBytesMin = 2 << 10;
+/// What readers of data connections read beyond a header: a small frame whole, of a large one
+/// little.
+inline constexpr std::size_t kDataAheadBytes = 4096;
 
 struct DataBody {
   std::vector<WireRegion> regions;
@@ -21,6 +27,7 @@ struct DataBody {
 };
 
 [[nodiscard]] std::string Encode(const DataBody& body);
+void Encode(const DataBody& body, std::string& bytes);  ///< Into memory that is used again.
 /// A peer's bytes. kBadFrame: lengths that do not fit, more regions or ranges than allowed, a range
 /// of a region that is not listed, more than kDataPayloadBytesMax in all.
 [[nodiscard]] Result<DataBody> DecodeDataBody(Bytes bytes);

@@ -14,19 +14,7 @@ constexpr Duration kRoundTrip = std::chrono::microseconds(80);  // both sides ar
 constexpr double kNanosecondsPerRange = 60;
 constexpr double kNanosecondsPerByte = 0.3;
 
-// Slices longer than this go from where they lie into the socket; shorter ones are gathered in a
-// buffer first, because a system call with many short pieces costs more than copying them.
-constexpr std::size_t kDirectBytesMin = 16 << 10;
-
 }  // namespace
-
-struct TcpPath::OutgoingFrame {
-  FrameHeader header;
-  std::string body;
-  std::vector<Bytes> payload;
-  std::vector<MutableBytes> local;
-  std::uint64_t payload_bytes = 0;
-};
 
 TcpPath::TcpPath(World& world, std::shared_ptr<const PeerInfo> peer, const CopyEngine& copy,
                  const TcpOptions& options, Counter& sent_bytes, Counter& received_bytes)
@@ -58,9 +46,38 @@ std::optional<Duration> TcpPath::Estimate(const Transfer& transfer) const {
   return cost_.Estimate(transfer);
 }
 
-Status TcpPath::Run(const Transfer&) {
-  MC_ASSERT(!"TcpPath is not synchronous");
-  return {};
+bool TcpPath::MayRun(const Transfer&) const noexcept {
+  for (const auto& lane : caller_lanes_) {
+    if (!lane->usable() || !lane->turn.try_lock()) continue;
+    lane->turn.unlock();
+    return true;
+  }
+  return false;
+}
+
+Status TcpPath::Run(const Transfer& transfer) {
+  const CallGate::Pass pass(callers_);
+  MC_TRY_STATUS(CheckTransfer(transfer, *peer_->regions));
+  std::unique_lock<std::mutex> turn;
+  TcpCallerLane* mine = nullptr;
+  for (const auto& lane : caller_lanes_) {
+    if (!lane->usable()) continue;
+    mine = lane.get();
+    turn = std::unique_lock(lane->turn, std::try_to_lock);
+    if (turn) break;
+  }
+  if (mine != nullptr && !turn) turn = std::unique_lock(mine->turn);
+  if (callers_.closed() || mine == nullptr || !mine->usable())
+    return Fail(ErrorId::kPathFailed, "the path is closed");
+  const bool observe = CostModel::IsWorthObserving(transfer);
+  const Instant begin = observe ? world_.clock.Now() : Instant{};
+  Status status = mine->Run(transfer, *peer_->regions);
+  if (status) {
+    if (observe) cost_.Observe(transfer, world_.clock.Now() - begin);
+    (transfer.direction == Direction::kWrite ? sent_bytes_ : received_bytes_)
+        .Add(transfer.total_bytes);
+  }
+  return status;
 }
 
 void TcpPath::Start(const Transfer& transfer, std::function<void(Status)> done) {
@@ -69,19 +86,17 @@ void TcpPath::Start(const Transfer& transfer, std::function<void(Status)> done) 
   operation->done = std::move(done);
   operation->begun = world_.clock.Now();
   operations_.push_back(operation);
-  while (operation->slice < transfer.slices.size() &&
-         transfer.slices[operation->slice].length_bytes == 0) {
-    operation->slice += 1;
-  }
+  operation->cursor.SkipEmpty(transfer);
   if (closed_) return Finish(operation, Fail(*closed_));
   if (operation->all_sent()) return Finish(operation, {});
   if (transfer.deadline != kNever) {
     operation->timer = world_.clock.MakeTimer(world_.data);
     operation->timer->At(transfer.deadline, [this, weak = std::weak_ptr<Operation>(operation)] {
       if (const auto late = weak.lock()) {
-        Finish(late, Fail(ErrorId::kDeadline,
-                          fmt::format("{} of {} slices were sent to {} over tcp", late->slice,
-                                      late->transfer->slices.size(), peer_->label)));
+        Finish(late,
+               Fail(ErrorId::kDeadline,
+                    fmt::format("{} of {} slices were sent to {} over tcp", late->cursor.slice,
+                                late->transfer->slices.size(), peer_->label)));
       }
     });
   }
@@ -106,79 +121,6 @@ TcpPath::OperationPtr TcpPath::NextToSend() {
   return nullptr;
 }
 
-// Cuts the next frame out of the operation's slices.
-Status TcpPath::BuildFrame(Lane& lane, Operation& operation, OutgoingFrame& frame) const {
-  const Transfer& transfer = *operation.transfer;
-  DataBody body;
-  const RegionInfo* region = nullptr;
-  const std::uint64_t frame_bytes_max = options_.frame_bytes_max;
-  lane.staging.resize(
-      std::max(lane.staging.size(), std::min(frame_bytes_max, transfer.total_bytes)));
-  std::size_t staged = 0;
-  const bool write = transfer.direction == Direction::kWrite;
-  const Access needed = write ? Access::kWrite : Access::kRead;
-  while (!operation.all_sent() && frame.payload_bytes < frame_bytes_max &&
-         body.ranges.size() < kWireRangesMax) {
-    const Slice& slice = transfer.slices[operation.slice];
-    if (region == nullptr || region->id != slice.region) {
-      if (body.regions.size() == kWireRegionsMax) break;
-      region = peer_->regions->Find(slice.region);
-      if (region == nullptr) {
-        return Fail(ErrorId::kRegionUnknown, fmt::format("{} has no region {}", peer_->label,
-                                                         static_cast<std::uint64_t>(slice.region)));
-      }
-      if (!Allows(region->access, needed)) {
-        return Fail(ErrorId::kBadRegionKey, fmt::format("region {} does not allow this access",
-                                                        static_cast<std::uint64_t>(slice.region)));
-      }
-      body.regions.push_back(
-          {static_cast<std::uint64_t>(region->id), static_cast<std::uint64_t>(region->key)});
-    }
-    if (slice.offset > region->length_bytes ||
-        slice.length_bytes > region->length_bytes - slice.offset) {
-      return Fail(ErrorId::kOutOfRegion,
-                  fmt::format("{} bytes at offset {} of a region of {} bytes", slice.length_bytes,
-                              slice.offset, region->length_bytes));
-    }
-    const std::uint64_t left = slice.length_bytes - operation.slice_offset;
-    const std::uint64_t length = std::min(left, frame_bytes_max - frame.payload_bytes);
-    std::byte* const local = slice.local + operation.slice_offset;
-    body.ranges.push_back({slice.offset + operation.slice_offset,
-                           static_cast<std::uint32_t>(length),
-                           static_cast<std::uint32_t>(body.regions.size() - 1)});
-    if (!write) {
-      frame.local.emplace_back(local, length);
-    } else if (length >= kDirectBytesMin) {
-      body.payload_crc32c = copy_.Crc32c(local, length, body.payload_crc32c);
-      frame.payload.emplace_back(local, length);
-    } else {
-      std::byte* const to = lane.staging.data() + staged;
-      body.payload_crc32c = copy_.CopyCrc32c(to, local, length, body.payload_crc32c);
-      const bool joins =
-          !frame.payload.empty() && frame.payload.back().data() + frame.payload.back().size() == to;
-      if (joins) {
-        frame.payload.back() =
-            Bytes(frame.payload.back().data(), frame.payload.back().size() + length);
-      } else {
-        frame.payload.emplace_back(to, length);
-      }
-      staged += length;
-    }
-    frame.payload_bytes += length;
-    operation.slice_offset += length;
-    while (!operation.all_sent() &&
-           operation.slice_offset == transfer.slices[operation.slice].length_bytes) {
-      operation.slice += 1;
-      operation.slice_offset = 0;
-    }
-  }
-  frame.header.kind = write ? FrameKind::kWrite : FrameKind::kRead;
-  frame.body = Encode(body);
-  frame.header.body_bytes = static_cast<std::uint32_t>(frame.body.size());
-  frame.header.payload_bytes = write ? static_cast<std::uint32_t>(frame.payload_bytes) : 0;
-  return {};
-}
-
 Task<void> TcpPath::SendLoop(LanePtr lane) {
   const auto self = shared_from_this();
   while (lane->open) {
@@ -188,8 +130,9 @@ Task<void> TcpPath::SendLoop(LanePtr lane) {
       co_await lane->wake.Wait();
       continue;
     }
-    OutgoingFrame frame;
-    const Status built = BuildFrame(*lane, *operation, frame);
+    OutgoingFrame& frame = lane->frame;
+    const Status built = CutFrame(*operation->transfer, *peer_->regions, copy_,
+                                  options_.frame_bytes_max, operation->cursor, frame);
     if (!built) {
       Finish(operation, built);
       continue;
@@ -267,16 +210,18 @@ Task<Status> TcpPath::ReceiveData(Lane& lane, const FrameHeader& header) {
 
   const OperationPtr& operation = pending.operation;
   const bool wanted = !operation->outcome.has_value();
-  const bool direct = wanted && expected >= kDirectBytesMin * pending.local.size();
+  const bool direct = wanted && expected >= kReceiveDirectBytesMin * pending.local.size();
   std::uint32_t crc = 0;
   Status received;
   if (direct) {
     operation->io += 1;
     lane.touching.insert(operation.get());
-    for (const MutableBytes range : pending.local) {
-      received = co_await lane.reader->ReadExact(range);
-      if (!received) break;
-      crc = copy_.Crc32c(range.data(), range.size(), crc);
+    std::vector<MutableBytes> into = pending.local;
+    auto read_all = lane.reader->ReadExactV(into);
+    received = co_await std::move(read_all);
+    if (received) {
+      for (const MutableBytes range : pending.local)
+        crc = copy_.Crc32c(range.data(), range.size(), crc);
     }
     operation->io -= 1;
     lane.touching.erase(operation.get());
@@ -391,6 +336,9 @@ void TcpPath::CloseNow(const Error& cause) {
 }
 
 void TcpPath::Close() noexcept {
+  callers_.Close();
+  for (const auto& lane : caller_lanes_) lane->Close();
+  callers_.AwaitEmpty();
   Post(world_.data, [self = shared_from_this()] {
     self->CloseNow(Error{ErrorId::kPathFailed, "the path was closed"});
   });

@@ -6,9 +6,11 @@
 #include <map>
 #include <memory>
 #include <unordered_set>
+#include <vector>
 
 #include "base/metrics.h"
 #include "memory/copy.h"
+#include "transport/tcp/tcp_caller_lane.h"
 #include "transport/tcp/tcp_transport.h"
 #include "transport/transfer_check.h"
 #include "wire/frame.h"
@@ -20,6 +22,10 @@ class TcpPath final : public Path, public std::enable_shared_from_this<TcpPath> 
   TcpPath(World& world, std::shared_ptr<const PeerInfo> peer, const CopyEngine& copy,
           const TcpOptions& options, Counter& sent_bytes, Counter& received_bytes);
 
+  /// Connections for calling threads. Before the path is used.
+  void SetCallerLanes(std::vector<std::unique_ptr<TcpCallerLane>> lanes) {
+    caller_lanes_ = std::move(lanes);
+  }
   /// A connection over which the peer has agreed to carry data. On the data loop.
   void AddLane(std::unique_ptr<BufferedReader> reader);
 
@@ -27,6 +33,7 @@ class TcpPath final : public Path, public std::enable_shared_from_this<TcpPath> 
   bool IsPrepared(const Transfer&) const override { return true; }
   Task<Status> Prepare(std::vector<RegionId>, Direction, Instant) override { co_return Status{}; }
   bool is_synchronous() const noexcept override { return false; }
+  bool MayRun(const Transfer& transfer) const noexcept override;
   Status Run(const Transfer& transfer) override;
   void Start(const Transfer& transfer, std::function<void(Status)> done) override;
   void Forget(RegionId) override {}  // the peer checks its own table at each frame
@@ -40,12 +47,11 @@ class TcpPath final : public Path, public std::enable_shared_from_this<TcpPath> 
     std::function<void(Status)> done;
     Instant begun;
     std::unique_ptr<Timer> timer;
-    std::size_t slice = 0;           // the first slice that is not yet wholly in a frame,
-    std::uint64_t slice_offset = 0;  // and how much of it is
-    std::size_t frames = 0;          // sent, unanswered
-    std::size_t io = 0;              // lanes that read or write its memory right now
+    TcpCursor cursor;
+    std::size_t frames = 0;  // sent, unanswered
+    std::size_t io = 0;      // lanes that read or write its memory right now
     std::optional<Status> outcome;
-    [[nodiscard]] bool all_sent() const { return slice == transfer->slices.size(); }
+    [[nodiscard]] bool all_sent() const { return cursor.AtEnd(*transfer); }
   };
   using OperationPtr = std::shared_ptr<Operation>;
   struct Pending {
@@ -61,12 +67,11 @@ class TcpPath final : public Path, public std::enable_shared_from_this<TcpPath> 
     Signal wake;
     bool open = true;
     std::unordered_set<Operation*>
-        touching;  // operations whose memory this lane reads or writes right now
-    std::vector<std::byte> staging;
+        touching;         // operations whose memory this lane reads or writes right now
+    OutgoingFrame frame;  // that is being sent
     std::vector<std::byte> receive_staging;
   };
   using LanePtr = std::shared_ptr<Lane>;
-  struct OutgoingFrame;
 
   Task<void> SendLoop(LanePtr lane);
   Task<void> ReceiveLoop(LanePtr lane);
@@ -74,7 +79,6 @@ class TcpPath final : public Path, public std::enable_shared_from_this<TcpPath> 
   Task<Status> ReceiveFailure(Lane& lane, const FrameHeader& header);
   Task<Status> ReceiveOne(Lane& lane);
   [[nodiscard]] OperationPtr NextToSend();
-  [[nodiscard]] Status BuildFrame(Lane& lane, Operation& operation, OutgoingFrame& frame) const;
   void Answered(const OperationPtr& operation, Status status);
   void Finish(const OperationPtr& operation, Status status);
   void Report(const OperationPtr& operation);
@@ -88,6 +92,8 @@ class TcpPath final : public Path, public std::enable_shared_from_this<TcpPath> 
   TcpOptions options_;
   Counter& sent_bytes_;
   Counter& received_bytes_;
+  std::vector<std::unique_ptr<TcpCallerLane>> caller_lanes_;
+  CallGate callers_;
   std::vector<LanePtr> lanes_;
   CostModel cost_;
   std::deque<OperationPtr> queue_;        // with slices left to send, in order of arrival

@@ -1,5 +1,7 @@
 #include "transport/tcp/tcp_server.h"
 
+#include <cstring>
+
 #include "base/log.h"
 #include "transport/tcp/tcp_frames.h"
 #include "wire/handshake.h"
@@ -8,9 +10,10 @@
 namespace mooncake {
 namespace {
 
-// Ranges longer than this are read straight into place; shorter ones by way of a buffer, many at a
-// time.
-constexpr std::size_t kDirectBytesMin = 32 << 10;
+// Ranges that long on average are sent from where they lie; shorter ones by way of a buffer, as a
+// system call with many short pieces costs more than copying them.
+constexpr std::size_t kSendDirectBytesMin = 32 << 10;
+constexpr std::size_t kPrefetchAhead = 8;  // of short ranges
 
 // The ranges of one frame, as memory of ours. Nothing is written before every range has been
 // checked.
@@ -43,7 +46,7 @@ class DataServer {
  public:
   DataServer(std::shared_ptr<ServedLane> lane, std::shared_ptr<const TcpServerContext> context)
       : lane_(std::move(lane)),
-        reader_(lane_->stream),
+        reader_(lane_->stream, kDataAheadBytes),
         shared_(std::move(context)),
         context_(*shared_) {}
 
@@ -79,15 +82,15 @@ class DataServer {
       co_return co_await Refuse(header.id, resolved.error());
     }
     const bool direct =
-        body.total_bytes >= kDirectBytesMin * std::max<std::size_t>(1, body.ranges.size());
+        body.total_bytes >= kReceiveDirectBytesMin * std::max<std::size_t>(1, body.ranges.size());
     std::uint32_t crc = 0;
     if (direct) {
-      for (const MutableBytes range : resolved->ranges) {
-        if (lane_->ended) co_return Fail(Ended());  // the reader may hold more of it
-        const Status read = co_await reader_.ReadExact(range);
-        if (!read) co_return Fail(read.error());
+      std::vector<MutableBytes> into = resolved->ranges;
+      auto read_all = reader_.ReadExactV(into);
+      const Status read = co_await std::move(read_all);
+      if (!read) co_return Fail(read.error());
+      for (const MutableBytes range : resolved->ranges)
         crc = context_.copy.Crc32c(range.data(), range.size(), crc);
-      }
     } else {
       Stage(body.total_bytes);
       const MutableBytes staged = MutableBytes(staging_).first(body.total_bytes);
@@ -97,7 +100,10 @@ class DataServer {
       crc = context_.copy.Crc32c(staged.data(), staged.size(), 0);
       if (crc == body.payload_crc32c) {
         const std::byte* from = staged.data();
-        for (const MutableBytes range : resolved->ranges) {
+        for (std::size_t i = 0; i < resolved->ranges.size(); ++i) {
+          const MutableBytes range = resolved->ranges[i];
+          if (i + kPrefetchAhead < resolved->ranges.size())
+            __builtin_prefetch(resolved->ranges[i + kPrefetchAhead].data(), 1);
           context_.copy.Copy(range.data(), from, range.size());
           from += range.size();
         }
@@ -108,15 +114,16 @@ class DataServer {
       co_return co_await Refuse(header.id, Error{ErrorId::kChecksum, "a frame of a TCP write"});
     }
     context_.received_bytes.Add(body.total_bytes);
-    co_return co_await Acknowledge(header.id);
+    co_return co_await Acknowledge(header);
   }
 
-  // One acknowledgement covers every frame before it, so a frame whose successor is already here
-  // sends none.
-  Task<Status> Acknowledge(std::uint64_t id) {
+  // One acknowledgement covers every frame before it, so a frame whose successor is already here,
+  // or is said to follow, sends none.
+  Task<Status> Acknowledge(const FrameHeader& header) {
     constexpr std::uint32_t kUnacknowledgedMax = 4;
     unacknowledged_ += 1;
-    written_ = id;
+    written_ = header.id;
+    if ((header.flags & kFrameMoreFollows) != 0) co_return Status{};
     if (reader_.buffered().size() >= kFrameHeaderBytes && unacknowledged_ < kUnacknowledgedMax)
       co_return Status{};
     co_return co_await Flush();
@@ -137,7 +144,7 @@ class DataServer {
     const Result<Resolved> resolved = Resolve(*context_.regions, body, Access::kRead);
     if (!resolved) co_return co_await Refuse(header.id, resolved.error());
     const bool direct =
-        body.total_bytes >= kDirectBytesMin * std::max<std::size_t>(1, body.ranges.size());
+        body.total_bytes >= kSendDirectBytesMin * std::max<std::size_t>(1, body.ranges.size());
     DataBody answer;
     std::vector<Bytes> buffers(2);
     if (direct) {
@@ -148,12 +155,7 @@ class DataServer {
       }
     } else {
       Stage(body.total_bytes);
-      std::byte* to = staging_.data();
-      for (const MutableBytes range : resolved->ranges) {
-        answer.payload_crc32c =
-            context_.copy.CopyCrc32c(to, range.data(), range.size(), answer.payload_crc32c);
-        to += range.size();
-      }
+      answer.payload_crc32c = Gather(resolved->ranges, staging_.data());
       buffers.emplace_back(Bytes(staging_).first(body.total_bytes));
     }
     const std::string text = Encode(answer);
@@ -168,6 +170,27 @@ class DataServer {
     const Status written = co_await reader_.stream().Write(buffers);
     if (written) context_.sent_bytes.Add(body.total_bytes);
     co_return written;
+  }
+
+  // Copies the ranges one behind the other and returns their checksum. Short ones are summed at the
+  // end, together: a call for each would cost more than its bytes.
+  std::uint32_t Gather(std::span<const MutableBytes> ranges, std::byte* to) const {
+    constexpr std::size_t kSumTogetherBytesMax = 1 << 10;
+    std::uint32_t crc = 0;
+    const std::byte* summed = to;
+    for (std::size_t i = 0; i < ranges.size(); ++i) {
+      const MutableBytes range = ranges[i];
+      if (i + kPrefetchAhead < ranges.size()) __builtin_prefetch(ranges[i + kPrefetchAhead].data());
+      if (range.size() >= kSumTogetherBytesMax) {
+        crc = context_.copy.Crc32c(summed, static_cast<std::size_t>(to - summed), crc);
+        crc = context_.copy.CopyCrc32c(to, range.data(), range.size(), crc);
+        summed = to + range.size();
+      } else if (!range.empty()) {
+        std::memcpy(to, range.data(), range.size());
+      }
+      to += range.size();
+    }
+    return context_.copy.Crc32c(summed, static_cast<std::size_t>(to - summed), crc);
   }
 
   Task<Status> Refuse(std::uint64_t id, const Error& error) {

@@ -32,7 +32,8 @@ class TcpTransport final : public Transport {
       co_return Fail(ErrorId::kPathUnusable, "the peer does not offer tcp");
     const auto path =
         std::make_shared<TcpPath>(world_, peer, copy_, options_, sent_bytes_, received_bytes_);
-    for (std::size_t i = 0; i < options_.lanes; ++i) {
+    std::vector<std::unique_ptr<TcpCallerLane>> caller_lanes;
+    for (std::size_t i = 0; i < options_.lanes + options_.caller_lanes; ++i) {
       auto dial = Dial(world_, world_.control, peer->endpoint, introduce_(), std::string(name()),
                        peer->id, deadline);
       Result<Handshake> handshake = co_await std::move(dial);
@@ -41,16 +42,24 @@ class TcpTransport final : public Transport {
         co_return handshake ? Fail(ErrorId::kClosed, "the transport stops")
                             : Fail(handshake.error());
       }
-      const Status moved = handshake->reader->stream().MoveTo(world_.data);
+      std::shared_ptr<Stream> stream = handshake->reader->shared_stream();
+      if (i >= options_.lanes) {
+        std::unique_ptr<ThreadStream> taken = stream->TakeForThreads();
+        if (!taken) break;
+        caller_lanes.push_back(std::make_unique<TcpCallerLane>(
+            world_, copy_, options_.frame_bytes_max, std::move(taken)));
+        continue;
+      }
+      const Status moved = stream->MoveTo(world_.data);
       if (!moved) {
         path->Close();
         co_return Fail(moved.error());
       }
-      std::shared_ptr<BufferedReader> reader = std::move(handshake->reader);
-      Post(world_.data, [path, reader] {
-        path->AddLane(std::make_unique<BufferedReader>(reader->shared_stream()));
+      Post(world_.data, [path, stream] {
+        path->AddLane(std::make_unique<BufferedReader>(stream, kDataAheadBytes));
       });
     }
+    path->SetCallerLanes(std::move(caller_lanes));
     std::erase_if(paths_, [](const std::weak_ptr<TcpPath>& p) { return p.expired(); });
     paths_.push_back(path);
     co_return path;
@@ -59,6 +68,7 @@ class TcpTransport final : public Transport {
   void Serve(std::shared_ptr<Stream> stream, std::shared_ptr<const PeerInfo> peer) override {
     if (closed_) return stream->Close();
     std::erase_if(served_, [](const std::weak_ptr<ServedLane>& l) { return l.expired(); });
+    stream->ExpectMore();
     auto lane = std::make_shared<ServedLane>(ServedLane{std::move(stream), peer->id});
     served_.push_back(lane);
     Spawn(world_.data, ServeTcpData(std::move(lane), server_));

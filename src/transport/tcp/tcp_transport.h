@@ -16,10 +16,13 @@
 namespace mooncake {
 
 struct TcpOptions {
-  std::size_t lanes = 2;             ///< Connections per peer.
-  std::size_t frames_in_flight = 8;  ///< Unacknowledged frames per lane: 16 MiB.
-  std::uint64_t frame_bytes_max =
-      kDataPayloadBytesMax;  ///< Of payload; at least 1, at most kDataPayloadBytesMax.
+  std::size_t lanes = 2;  ///< Connections per peer that the data loop uses,
+  std::size_t caller_lanes =
+      2;  ///< and that calling threads use themselves, where the world has threads.
+  std::size_t frames_in_flight = 32;  ///< Unacknowledged frames per lane: 8 MiB.
+  /// Of payload; at least 1, at most kDataPayloadBytesMax. While one side sums and sends a frame,
+  /// the other receives and sums the one before: as much as fits into a processor's own cache.
+  std::uint64_t frame_bytes_max = 256 << 10;
 };
 
 /// `introduce` tells who this side is, at each dial. `world` and `metrics` outlive the transport.
