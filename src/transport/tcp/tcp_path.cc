@@ -140,7 +140,7 @@ Task<void> TcpPath::SendLoop(LanePtr lane) {
     frame.header.id = lane->next_id++;
     operation->frames += 1;
     operation->io += 1;
-    lane->touching.insert(operation.get());
+    lane->sending = operation.get();
     lane->pending.emplace(frame.header.id, Pending{operation, operation->transfer->direction,
                                                    std::move(frame.local)});
     const FrameHeaderBytes header = Encode(frame.header);
@@ -148,7 +148,7 @@ Task<void> TcpPath::SendLoop(LanePtr lane) {
     buffers.insert(buffers.end(), frame.payload.begin(), frame.payload.end());
     const Status written = co_await lane->reader->stream().Write(buffers);
     operation->io -= 1;
-    lane->touching.erase(operation.get());
+    lane->sending = nullptr;
     if (written && frame.header.kind == FrameKind::kWrite) sent_bytes_.Add(frame.payload_bytes);
     if (!written) CloseLane(lane, written.error());
     Report(operation);
@@ -215,7 +215,7 @@ Task<Status> TcpPath::ReceiveData(Lane& lane, const FrameHeader& header) {
   Status received;
   if (direct) {
     operation->io += 1;
-    lane.touching.insert(operation.get());
+    lane.receiving = operation.get();
     std::vector<MutableBytes> into = pending.local;
     auto read_all = lane.reader->ReadExactV(into);
     received = co_await std::move(read_all);
@@ -224,7 +224,7 @@ Task<Status> TcpPath::ReceiveData(Lane& lane, const FrameHeader& header) {
         crc = copy_.Crc32c(range.data(), range.size(), crc);
     }
     operation->io -= 1;
-    lane.touching.erase(operation.get());
+    lane.receiving = nullptr;
   } else {
     lane.receive_staging.resize(std::max<std::size_t>(lane.receive_staging.size(), expected));
     const MutableBytes staged = MutableBytes(lane.receive_staging).first(expected);
@@ -290,7 +290,7 @@ void TcpPath::Finish(const OperationPtr& operation, Status status) {
     if (failed && operation->io > 0) {
       const std::vector<LanePtr> lanes = lanes_;
       for (const LanePtr& lane : lanes) {
-        if (lane->touching.contains(operation.get())) {
+        if (lane->sending == operation.get() || lane->receiving == operation.get()) {
           CloseLane(lane, Error{ErrorId::kPathFailed, "a transfer over it was given up half-way"});
         }
       }

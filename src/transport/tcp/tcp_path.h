@@ -5,7 +5,6 @@
 #include <deque>
 #include <map>
 #include <memory>
-#include <unordered_set>
 #include <vector>
 
 #include "base/metrics.h"
@@ -66,8 +65,9 @@ class TcpPath final : public Path, public std::enable_shared_from_this<TcpPath> 
     std::uint64_t next_id = 1;
     Signal wake;
     bool open = true;
-    std::unordered_set<Operation*>
-        touching;         // operations whose memory this lane reads or writes right now
+    // Whose memory this lane reads and writes right now.
+    const Operation* sending = nullptr;
+    const Operation* receiving = nullptr;
     OutgoingFrame frame;  // that is being sent
     std::vector<std::byte> receive_staging;
   };
