@@ -30,7 +30,16 @@ TcpCallerLane::TcpCallerLane(World& world, const CopyEngine& copy, std::uint64_t
 
 void TcpCallerLane::Close() noexcept {
   usable_.store(false, std::memory_order_release);
+  const std::lock_guard lock(replacing_);
   stream_->Close();
+}
+
+void TcpCallerLane::Revive(std::unique_ptr<ThreadStream> stream) {
+  const std::lock_guard lock(replacing_);
+  stream_ = std::move(stream);
+  sent_ = settled_ = 0;
+  begin_ = end_ = 0;
+  usable_.store(true, std::memory_order_release);
 }
 
 Status TcpCallerLane::Run(const Transfer& transfer, const PeerRegions& regions) {

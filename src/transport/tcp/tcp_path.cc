@@ -72,6 +72,7 @@ Status TcpPath::Run(const Transfer& transfer) {
   const bool observe = CostModel::IsWorthObserving(transfer);
   const Instant begin = observe ? world_.clock.Now() : Instant{};
   Status status = mine->Run(transfer, *peer_->regions);
+  if (!mine->usable()) on_lane_lost_(mine);
   if (status) {
     if (observe) cost_.Observe(transfer, world_.clock.Now() - begin);
     (transfer.direction == Direction::kWrite ? sent_bytes_ : received_bytes_)
@@ -323,11 +324,13 @@ void TcpPath::CloseLane(const LanePtr& lane, const Error& cause) {
     Finish(pending.operation, Fail(failed));
   }
   if (lanes_.empty()) CloseNow(failed);
+  if (!closed_) on_lane_lost_(nullptr);
 }
 
 void TcpPath::CloseNow(const Error& cause) {
   if (closed_) return;
   closed_ = cause;
+  ended_ = true;
   const std::vector<LanePtr> lanes = lanes_;
   for (const LanePtr& lane : lanes) CloseLane(lane, cause);
   queue_.clear();
@@ -335,10 +338,19 @@ void TcpPath::CloseNow(const Error& cause) {
   for (const OperationPtr& operation : operations) Finish(operation, Fail(cause));
 }
 
+void TcpPath::Revive(TcpCallerLane& lane, std::unique_ptr<ThreadStream> stream) {
+  const CallGate::Pass pass(callers_);
+  if (callers_.closed()) return;
+  const std::lock_guard turn(lane.turn);  // nobody keeps the turn of a lane that is not usable
+  lane.Revive(std::move(stream));
+}
+
 void TcpPath::Close() noexcept {
+  ended_ = true;
   callers_.Close();
   for (const auto& lane : caller_lanes_) lane->Close();
   callers_.AwaitEmpty();
+  for (const auto& lane : caller_lanes_) lane->Close();  // one may have been revived meanwhile
   Post(world_.data, [self = shared_from_this()] {
     self->CloseNow(Error{ErrorId::kPathFailed, "the path was closed"});
   });
