@@ -14,6 +14,10 @@ constexpr Duration kRoundTrip = std::chrono::microseconds(80);  // both sides ar
 constexpr double kNanosecondsPerRange = 60;
 constexpr double kNanosecondsPerByte = 0.3;
 
+bool IsCancelled(const Transfer& transfer) noexcept {
+  return transfer.cancelled != nullptr && *transfer.cancelled;
+}
+
 }  // namespace
 
 TcpPath::TcpPath(World& world, std::shared_ptr<const PeerInfo> peer, const CopyEngine& copy,
@@ -105,6 +109,14 @@ void TcpPath::Start(const Transfer& transfer, std::function<void(Status)> done) 
   WakeLanes();
 }
 
+void TcpPath::EndCancelled() {
+  const std::vector<OperationPtr> operations = operations_;
+  for (const OperationPtr& operation : operations) {
+    if (!operation->outcome && IsCancelled(*operation->transfer))
+      Finish(operation, Fail(ErrorId::kCancelled, {}));
+  }
+}
+
 void TcpPath::WakeLanes() {
   for (const LanePtr& lane : lanes_) lane->wake.Notify();
 }
@@ -112,8 +124,7 @@ void TcpPath::WakeLanes() {
 TcpPath::OperationPtr TcpPath::NextToSend() {
   while (!queue_.empty()) {
     const OperationPtr operation = queue_.front();
-    if (!operation->outcome && operation->transfer->cancelled != nullptr &&
-        *operation->transfer->cancelled) {
+    if (!operation->outcome && IsCancelled(*operation->transfer)) {
       Finish(operation, Fail(ErrorId::kCancelled, {}));
     }
     if (!operation->outcome && !operation->all_sent()) return operation;

@@ -42,6 +42,7 @@ class TcpPath final : public Path, public std::enable_shared_from_this<TcpPath> 
   bool MayRun(const Transfer& transfer) const noexcept override;
   Status Run(const Transfer& transfer) override;
   void Start(const Transfer& transfer, std::function<void(Status)> done) override;
+  void EndCancelled() override;
   void Forget(RegionId) override {}  // the peer checks its own table at each frame
   void Close() noexcept override;
 
