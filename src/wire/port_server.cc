@@ -53,17 +53,19 @@ void PortServer::Close(const Error& cause) {
 }
 
 Task<void> PortServer::AcceptLoop(std::shared_ptr<Listener> listener) {
+  bool refusing = false;  // the last connection could not be accepted: that is said once
   while (!closed_) {
     Result<std::unique_ptr<Stream>> accepted = co_await listener->Accept();
     if (closed_) co_return;
     if (!accepted) {
       if (accepted.error().id == ErrorId::kClosed) co_return;
-      MC_LOG(warn, "{}", accepted.error().Text());
+      if (!std::exchange(refusing, true)) MC_LOG(warn, "{}", accepted.error().Text());
       constexpr Duration kPause =
           std::chrono::milliseconds(100);  // out of descriptors: some come back
       co_await world_.clock.SleepFor(world_.control, kPause);
       continue;
     }
+    refusing = false;
     if (connections_ >= options_.connections_max) {
       refused_.Add();
       continue;
