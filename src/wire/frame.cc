@@ -87,7 +87,9 @@ BufferedReader::BufferedReader(std::shared_ptr<Stream> stream, std::size_t buffe
     : stream_(std::move(stream)), buffer_bytes_(buffer_bytes) {}
 
 Task<Status> BufferedReader::Want(std::size_t count) {
-  if (buffer_.empty()) buffer_.resize(buffer_bytes_);
+  constexpr std::size_t kBeginBytes = 512;  // holds a small frame
+  if (buffer_.size() < count || buffer_.empty())
+    buffer_.resize(std::min(buffer_bytes_, std::max(count, kBeginBytes)));
   if (begin_ == end_) begin_ = end_ = 0;
   if (buffer_.size() - begin_ < count) {
     std::memmove(buffer_.data(), buffer_.data() + begin_, end_ - begin_);
@@ -99,6 +101,8 @@ Task<Status> BufferedReader::Want(std::size_t count) {
         co_await stream_->ReadSome(MutableBytes(buffer_).subspan(end_));
     if (!read) co_return Fail(read.error());
     end_ += *read;
+    if (end_ == buffer_.size() && end_ < buffer_bytes_)
+      buffer_.resize(std::min(2 * end_, buffer_bytes_));
   }
   co_return Status{};
 }

@@ -67,8 +67,9 @@ struct Frame {
 /// none extra. Lives on the stream's loop; one coroutine reads at a time.
 class BufferedReader {
  public:
-  /// Reads ahead as much as its buffer holds, at least 4096: what follows a small frame comes with
-  /// it, but a part of a large one is copied once more.
+  /// Reads ahead as much as its buffer holds, `buffer_bytes` at most: what follows a small frame
+  /// comes with it, but a part of a large one is copied once more. The buffer begins small, because
+  /// idle connections are many, and grows while more comes than it holds.
   explicit BufferedReader(std::shared_ptr<Stream> stream, std::size_t buffer_bytes = 64 << 10);
   /// Fills `into`; large remainders are read straight into it.
   [[nodiscard]] Task<Status> ReadExact(MutableBytes into);

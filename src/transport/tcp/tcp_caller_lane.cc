@@ -25,8 +25,7 @@ TcpCallerLane::TcpCallerLane(World& world, const CopyEngine& copy, std::uint64_t
     : world_(world),
       copy_(copy),
       frame_bytes_max_(frame_bytes_max),
-      stream_(std::move(stream)),
-      ahead_(kAheadBytes) {}
+      stream_(std::move(stream)) {}
 
 void TcpCallerLane::Close() noexcept {
   usable_.store(false, std::memory_order_release);
@@ -45,6 +44,7 @@ void TcpCallerLane::Revive(std::unique_ptr<ThreadStream> stream) {
 Status TcpCallerLane::Run(const Transfer& transfer, const PeerRegions& regions) {
   MC_TRY_STATUS(CheckPace(transfer, world_.clock));
   refused_ = {};
+  ahead_.resize(kAheadBytes);  // not before: idle connections are many
   Status status =
       transfer.direction == Direction::kWrite ? Write(transfer, regions) : Read(transfer, regions);
   if (status) return std::exchange(refused_, {});
