@@ -11,6 +11,9 @@
 //   submit write|read NAME REGION RANGES MS  a batch within MS; answers its number
 //   run write|read NAME REGION RANGES MS     the same on this thread; answers its outcome
 //   cancel NUMBER / wait NUMBER        answers the outcome, and when it came
+//   crowd NUMBER                       so many more engines in this process; answers their addresses
+//   storm ADDRESS MS                   all of those connect there at once
+//   meet MS ADDRESS...                 this engine connects to all of these at once
 //   trim                               gives freed memory back to the kernel
 //
 // RANGES are COUNT BYTES STRIDE: COUNT ranges of BYTES, each at the next multiple of STRIDE that fits into the memory, from the
@@ -114,11 +117,13 @@ Found Check(const Memory& memory, std::uint64_t old_seed, std::uint64_t new_seed
 
 class Driver {
  public:
-  Driver(World& world, const std::vector<std::string>& transports)
+  Driver(World& world, IpAddress address, std::vector<std::string> transports)
       : world_(world),
-        node_(world, "driver", transports, AddTransports, CopyEngine::Plain()) {}
+        address_(address),
+        transports_(std::move(transports)),
+        node_(world, "driver", transports_, AddTransports, CopyEngine::Plain()) {}
 
-  Result<Endpoint> Listen(const Endpoint& at) { return node_.Listen(at); }
+  Result<Endpoint> Listen() { return node_.Listen({address_, 0}); }
 
   object Do(std::istringstream& words) {
     std::string command;
@@ -132,6 +137,9 @@ class Driver {
     if (command == "run") return Submit(words, true);
     if (command == "cancel") return Cancel(words);
     if (command == "wait") return Wait(words);
+    if (command == "crowd") return Crowd(words);
+    if (command == "storm") return Storm(words);
+    if (command == "meet") return Meet(words);
     if (command == "trim") return {{"ok", ::malloc_trim(0) >= 0}};
     return {{"ok", false}, {"text", "there is no command " + command}};
   }
@@ -224,6 +232,57 @@ class Driver {
     return answer;
   }
 
+  object Crowd(std::istringstream& words) {
+    boost::json::array addresses;
+    for (std::uint64_t left = ReadNumber(words); left > 0; --left) {
+      crowd_.push_back(std::make_unique<BenchNode>(world_, "one of many", transports_,
+                                                   AddTransports, CopyEngine::Plain()));
+      const Result<Endpoint> bound = crowd_.back()->Listen({address_, 0});
+      if (!bound) return Describe(bound.error());
+      addresses.emplace_back(ToString(*bound));
+    }
+    return {{"ok", true}, {"addresses", std::move(addresses)}};
+  }
+
+  object Storm(std::istringstream& words) {
+    std::string address;
+    words >> address;
+    std::vector<std::pair<Engine*, std::string>> calls;
+    for (const auto& node : crowd_) calls.emplace_back(&node->engine(), address);
+    return ConnectAll(calls, ReadDeadline(words));
+  }
+
+  object Meet(std::istringstream& words) {
+    const Instant deadline = ReadDeadline(words);
+    std::vector<std::pair<Engine*, std::string>> calls;
+    for (std::string address; words >> address;) calls.emplace_back(&node_.engine(), address);
+    return ConnectAll(calls, deadline);
+  }
+
+  object ConnectAll(const std::vector<std::pair<Engine*, std::string>>& calls, Instant deadline) {
+    struct Gathering {
+      std::size_t left;
+      std::size_t connected = 0;
+      std::string failure;
+      std::promise<void> end;
+    } gathering{calls.size()};
+    const Instant begin = world_.clock.Now();
+    for (const auto& [engine, address] : calls) {
+      Spawn(world_.control,
+            [](Task<Result<PeerPtr>> connect, Gathering& all) -> Task<void> {
+              const Result<PeerPtr> peer = co_await std::move(connect);
+              if (peer) all.connected += 1;
+              if (!peer) all.failure = peer.error().Text();
+              if (--all.left == 0) all.end.set_value();
+            }(engine->Connect(address, deadline), gathering));
+    }
+    gathering.end.get_future().wait();
+    return {{"ok", gathering.connected == calls.size()},
+            {"connected", gathering.connected},
+            {"text", gathering.failure},
+            {"ms", Milliseconds(world_.clock.Now() - begin)}};
+  }
+
   object Submit(std::istringstream& words, bool here) {
     std::string direction;
     words >> direction;
@@ -291,8 +350,11 @@ class Driver {
   }
 
   World& world_;
+  const IpAddress address_;
+  const std::vector<std::string> transports_;
   std::map<std::string, Memory> memories_;
   BenchNode node_;
+  std::vector<std::unique_ptr<BenchNode>> crowd_;
   PeerPtr peer_;
   std::uint64_t last_number_ = 0;
   std::map<std::uint64_t, Running> running_;
@@ -314,10 +376,10 @@ int Main(const std::string& address, const std::string& transports) {
   SetLogLevel(LogLevel::kWarn);
   RealWorld real;
   {
-    Driver driver(real.world(), Split(transports));
     const Result<IpAddress> at = ParseIpAddress(address);
     if (!at) return 2;
-    const Result<Endpoint> bound = driver.Listen({*at, 0});
+    Driver driver(real.world(), *at, Split(transports));
+    const Result<Endpoint> bound = driver.Listen();
     if (!bound) {
       fmt::print(stderr, "{}\n", bound.error().Text());
       return 1;

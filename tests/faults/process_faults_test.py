@@ -1,6 +1,6 @@
 """Two processes of one host, and what can happen to either: killed, stopped, out of descriptors or memory, regions taken away.
 
-Each over every way that needs one host, with TCP beside it as anybody has it.
+Each over every way that needs one host.
 MOONCAKE_TEST_FAULT_ROUNDS as in network_faults_test.py.
 """
 
@@ -20,8 +20,8 @@ ROUNDS = int(os.environ.get("MOONCAKE_TEST_FAULT_ROUNDS", "5"))
 DEADLINE_MS = 500
 LONG_MS = 10_000
 LATE_MS = 500
-# Made at the first use of a path, and there are several: buffers of 256 KiB on four TCP connections, for each direction, and 2 MiB
-# of a ring. It does not grow with rounds.
+# Made at the first use of a path: buffers of 256 KiB on four TCP connections, for each direction, or 2 MiB of a ring. It does not
+# grow with rounds.
 SLACK = {"resident KiB": 4096, "mappings": 4}
 
 
@@ -186,15 +186,15 @@ class ProcessFaults:
 
 
 class Shm(ProcessFaults, unittest.TestCase):
-    transports, kind = ["shm", "tcp"], "mapped"
+    transports, kind = ["shm", "tcp"], "mapped"  # nothing else carries what can be mapped
 
 
 class Ring(ProcessFaults, unittest.TestCase):
-    transports, kind = ["ring", "tcp"], "user"
+    transports, kind = ["ring"], "user"
 
 
 class Cma(ProcessFaults, unittest.TestCase):
-    transports, kind = ["cma", "tcp"], "user"
+    transports, kind = ["cma"], "user"
 
 
 def why_no_mounts():
