@@ -122,6 +122,27 @@ Task<Status> BufferedReader::ReadExact(MutableBytes into) {
   co_return Status{};
 }
 
+template <class Container>
+Task<Status> BufferedReader::ReadInto(Container& into, std::size_t count) {
+  constexpr std::size_t kStepBytes = 64 << 10;
+  into.clear();
+  while (into.size() < count) {
+    const std::size_t have = into.size();
+    into.resize(std::min(count, std::max(kStepBytes, 2 * have)));
+    const MutableBytes piece(reinterpret_cast<std::byte*>(into.data()) + have, into.size() - have);
+    const Status read = co_await ReadExact(piece);
+    if (!read) co_return read;
+  }
+  co_return Status{};
+}
+
+Task<Status> BufferedReader::ReadGrowing(std::string& into, std::size_t count) {
+  return ReadInto(into, count);
+}
+Task<Status> BufferedReader::ReadGrowing(std::vector<std::byte>& into, std::size_t count) {
+  return ReadInto(into, count);
+}
+
 Task<Status> BufferedReader::ReadExactV(std::span<MutableBytes> into) {
   for (Advance(into, 0); !into.empty(); Advance(into, 0)) {
     if (const std::size_t ready = std::min(into.front().size(), end_ - begin_); ready > 0) {
@@ -149,12 +170,9 @@ Task<Result<Frame>> BufferedReader::ReadFrame() {
   const Result<FrameHeader> header = co_await ReadHeader();
   if (!header) co_return Fail(header.error());
   Frame frame{*header, {}, {}};
-  frame.body.resize(header->body_bytes);
-  const MutableBytes body(reinterpret_cast<std::byte*>(frame.body.data()), frame.body.size());
-  const Status body_read = co_await ReadExact(body);
+  const Status body_read = co_await ReadGrowing(frame.body, header->body_bytes);
   if (!body_read) co_return Fail(body_read.error());
-  frame.payload.resize(header->payload_bytes);
-  const Status payload_read = co_await ReadExact(frame.payload);
+  const Status payload_read = co_await ReadGrowing(frame.payload, header->payload_bytes);
   if (!payload_read) co_return Fail(payload_read.error());
   co_return frame;
 }

@@ -73,6 +73,10 @@ class BufferedReader {
   explicit BufferedReader(std::shared_ptr<Stream> stream, std::size_t buffer_bytes = 64 << 10);
   /// Fills `into`; large remainders are read straight into it.
   [[nodiscard]] Task<Status> ReadExact(MutableBytes into);
+  /// Reads `count` bytes into `into`, which grows while they come: a peer that only announces them
+  /// takes no memory.
+  [[nodiscard]] Task<Status> ReadGrowing(std::string& into, std::size_t count);
+  [[nodiscard]] Task<Status> ReadGrowing(std::vector<std::byte>& into, std::size_t count);
   /// Fills every span, in order, in as few system calls as it can. What lies in `into` afterwards
   /// is of no use.
   [[nodiscard]] Task<Status> ReadExactV(std::span<MutableBytes> into);
@@ -89,6 +93,9 @@ class BufferedReader {
   [[nodiscard]] const std::shared_ptr<Stream>& shared_stream() const noexcept { return stream_; }
 
  private:
+  template <class Container>
+  Task<Status> ReadInto(Container& into, std::size_t count);
+
   // Shared with whoever writes to the stream: either end may be the last.
   std::shared_ptr<Stream> stream_;
   const std::size_t buffer_bytes_;

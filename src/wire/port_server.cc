@@ -66,7 +66,7 @@ Task<void> PortServer::AcceptLoop(std::shared_ptr<Listener> listener) {
       continue;
     }
     refusing = false;
-    if (connections_ >= options_.connections_max) {
+    if (IsFull()) {
       refused_.Add();
       continue;
     }
@@ -82,6 +82,12 @@ Task<void> PortServer::AcceptLoop(std::shared_ptr<Listener> listener) {
             me->connections_ -= 1;
           }(shared_from_this(), std::move(stream)));
   }
+}
+
+bool PortServer::IsFull() {
+  if (connections_ + data_.size() < options_.connections_max) return false;
+  std::erase_if(data_, [](const std::weak_ptr<Stream>& stream) { return stream.expired(); });
+  return connections_ + data_.size() >= options_.connections_max;
 }
 
 Task<void> PortServer::Handle(std::shared_ptr<Stream> stream) {
@@ -134,7 +140,10 @@ Task<void> PortServer::HandleFrames(std::unique_ptr<BufferedReader> reader,
     co_return;
   }
   if (handshake->purpose != kPurposeRpc) {
-    if (on_data) on_data(std::move(*handshake));
+    if (on_data) {
+      data_.push_back(stream);
+      on_data(std::move(*handshake));
+    }
     co_return;
   }
   const auto connection = std::make_shared<RpcConnection>(

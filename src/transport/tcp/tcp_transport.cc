@@ -127,34 +127,24 @@ class TcpTransport final : public Transport {
 
   void Serve(std::shared_ptr<Stream> stream, std::shared_ptr<const PeerInfo> peer) override {
     if (closed_) return stream->Close();
-    std::erase_if(served_, [](const std::weak_ptr<ServedLane>& l) { return l.expired(); });
     stream->ExpectMore();
     auto lane = std::make_shared<ServedLane>(ServedLane{std::move(stream), peer->id});
-    served_.push_back(lane);
-    Spawn(world_.data, ServeTcpData(std::move(lane), server_));
+    served_->Add(world_, lane, options_.frame_timeout);
+    Spawn(world_.data, ServeTcpData(world_, std::move(lane), server_));
   }
 
   bool lands_late() const noexcept override { return true; }
-  void EndTransfersOf(const InstanceId& peer) override {
-    for (const auto& weak : served_) {
-      const auto lane = weak.lock();
-      if (lane && lane->peer == peer) lane->End();
-    }
-  }
+  void EndTransfersOf(const InstanceId& peer) override { served_->EndAll(&peer); }
 
   void Close() noexcept override {
-    // `served_` belongs to the data loop, `paths_` to the control loop; each end closes where it
-    // lives.
+    // What is served belongs to the data loop, `paths_` to the control loop; each end closes where
+    // it lives.
     closed_ = true;
     dialer_->Close();
     for (const auto& weak : paths_) {
       if (const auto path = weak.lock()) path->Close();
     }
-    Post(world_.data, [lanes = served_] {
-      for (const auto& weak : lanes) {
-        if (const auto lane = weak.lock()) lane->End();
-      }
-    });
+    Post(world_.data, [served = served_] { served->EndAll(nullptr); });
   }
 
  private:
@@ -167,7 +157,7 @@ class TcpTransport final : public Transport {
   std::shared_ptr<const TcpServerContext> server_;
   std::atomic<bool> closed_ = false;
   std::vector<std::weak_ptr<TcpPath>> paths_;
-  std::vector<std::weak_ptr<ServedLane>> served_;
+  const std::shared_ptr<ServedLanes> served_ = std::make_shared<ServedLanes>();
 };
 
 }  // namespace
