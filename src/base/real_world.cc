@@ -280,9 +280,8 @@ class RealStream final : public Stream {
       if (count > 0) co_return count;
     }
     error_code code;
-    const std::size_t count =
-        co_await socket_.async_read_some(asio::buffer(into.data(), into.size()),
-                                         asio::redirect_error(asio::use_awaitable, code));
+    const std::size_t count = co_await socket_.async_read_some(
+        asio::buffer(into.data(), into.size()), asio::redirect_error(asio::use_awaitable, code));
     OrderAfterOutside();
     if (code) co_return Fail(Ended(code));
     co_return count;

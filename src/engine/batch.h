@@ -30,7 +30,8 @@ class BatchImpl final : public Batch, public std::enable_shared_from_this<BatchI
   void Finish(Status outcome);  ///< Once. Control loop.
   void SetTransport(std::string_view name);
   [[nodiscard]] bool is_cancelled() const noexcept { return cancelled_; }
-  /// What Cancel() calls from now on; at once, if that has come before. Null: nothing. Control loop.
+  /// What Cancel() calls from now on; at once, if that has come before. Null: nothing. Control
+  /// loop.
   void OnCancel(std::function<void()> call);
   [[nodiscard]] const std::shared_ptr<PeerImpl>& peer() const noexcept { return peer_; }
   [[nodiscard]] Direction direction() const noexcept { return direction_; }

@@ -457,9 +457,8 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
     }
     const Instant begin = world.clock.Now();
     Post(world.data, [path = choice.path, &transfer, answer] { path->Start(transfer, answer); });
-    batch->OnCancel([loop = world.data, path = choice.path] {
-      Post(loop, [path] { path->EndCancelled(); });
-    });
+    batch->OnCancel(
+        [loop = world.data, path = choice.path] { Post(loop, [path] { path->EndCancelled(); }); });
     Status status = co_await end->Get();
     batch->OnCancel(nullptr);
     if (status) {

@@ -66,9 +66,10 @@ class Lines:
 class Driver(Lines):
     """fault_driver: see there for the commands."""
 
-    def __init__(self, address, transports, namespace=None, prefix=()):
+    def __init__(self, address, transports, namespace=None, prefix=(), frame_timeout_ms=None):
         # One arena: what threads allocate and free is then counted in one place.
-        super().__init__([*prefix, DRIVER, address, ",".join(transports)], namespace, {"MALLOC_ARENA_MAX": "1"})
+        options = [str(frame_timeout_ms)] if frame_timeout_ms else []
+        super().__init__([*prefix, DRIVER, address, ",".join(transports), *options], namespace, {"MALLOC_ARENA_MAX": "1"})
         self.address = json.loads(self.answer())["address"]
 
     def ask(self, *words, seconds=30):

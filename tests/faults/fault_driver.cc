@@ -1,23 +1,25 @@
-// One end of the fault tests: an engine with registered memory that does what lines on standard input say, and answers each
-// with one JSON object. The tests break what lies between two of these, and count what each holds from outside.
+// One end of the fault tests: an engine with registered memory that does what lines on standard
+// input say, and answers each with one JSON object. The tests break what lies between two of these,
+// and count what each holds from outside.
 //
-//   fault_driver ADDRESS TRANSPORT[,TRANSPORT...]     first line: {"address": where peers connect}
+//   fault_driver ADDRESS TRANSPORT[,TRANSPORT...] [FRAME_TIMEOUT_MS]     first line: {"address":
+//   where peers connect}
 //
-//   register NAME BYTES user|mapped    memory of its own, or such as peers of this host may map; answers its region
-//   unregister NAME                    and frees it
-//   fill NAME SEED                     with the pattern of that seed
-//   check NAME OLD NEW RANGES exact|either   RANGES must hold NEW (or, either, both byte by byte), all the rest OLD
-//   connect ADDRESS MS                 whose regions the next commands mean
-//   submit write|read NAME REGION RANGES MS  a batch within MS; answers its number
+//   register NAME BYTES user|mapped    memory of its own, or such as peers of this host may map;
+//   answers its region unregister NAME                    and frees it fill NAME SEED with the
+//   pattern of that seed check NAME OLD NEW RANGES exact|either   RANGES must hold NEW (or, either,
+//   both byte by byte), all the rest OLD connect ADDRESS MS                 whose regions the next
+//   commands mean submit write|read NAME REGION RANGES MS  a batch within MS; answers its number
 //   run write|read NAME REGION RANGES MS     the same on this thread; answers its outcome
-//   cancel NUMBER / wait NUMBER        answers the outcome, and when it came
-//   crowd NUMBER                       so many more engines in this process; answers their addresses
-//   storm ADDRESS MS                   all of those connect there at once
-//   meet MS ADDRESS...                 this engine connects to all of these at once
-//   trim                               gives freed memory back to the kernel
+//   measure NAME REGION BYTES MS       writes of so many bytes, one after the other, for so long;
+//   answers how long they took cancel NUMBER / wait NUMBER        answers the outcome, and when it
+//   came crowd NUMBER                       so many more engines in this process; answers their
+//   addresses storm ADDRESS MS                   all of those connect there at once meet MS
+//   ADDRESS...                 this engine connects to all of these at once trim gives freed memory
+//   back to the kernel
 //
-// RANGES are COUNT BYTES STRIDE: COUNT ranges of BYTES, each at the next multiple of STRIDE that fits into the memory, from the
-// beginning again at its end; at the same offsets on both sides.
+// RANGES are COUNT BYTES STRIDE: COUNT ranges of BYTES, each at the next multiple of STRIDE that
+// fits into the memory, from the beginning again at its end; at the same offsets on both sides.
 #include <malloc.h>
 #include <sys/mman.h>
 
@@ -93,7 +95,8 @@ Found Check(const Memory& memory, std::uint64_t old_seed, std::uint64_t new_seed
     const std::uint64_t after = PatternWord(new_seed, offset);
     std::uint64_t word = 0;
     std::memcpy(&word, bytes.data() + offset, sizeof word);
-    const bool outside = offset >= end_of_ranges || offset % ranges.stride_bytes >= ranges.length_bytes;
+    const bool outside =
+        offset >= end_of_ranges || offset % ranges.stride_bytes >= ranges.length_bytes;
     const bool whole = offset % ranges.stride_bytes + 8 <= ranges.length_bytes;
     if (outside ? word == before && ranges.stride_bytes % 8 == 0 : word == after && whole) {
       found.fresh += outside ? 0 : 8;
@@ -101,8 +104,7 @@ Found Check(const Memory& memory, std::uint64_t old_seed, std::uint64_t new_seed
     }
     for (std::uint64_t i = 0; i < 8; ++i) {
       const std::uint64_t at = offset + i;
-      const bool inside =
-          at < end_of_ranges && at % ranges.stride_bytes < ranges.length_bytes;
+      const bool inside = at < end_of_ranges && at % ranges.stride_bytes < ranges.length_bytes;
       const auto byte = std::to_integer<unsigned>(bytes[at]);
       const bool is_old = byte == (before >> (8 * i) & 0xFF);
       const bool is_new = byte == (after >> (8 * i) & 0xFF);
@@ -117,11 +119,15 @@ Found Check(const Memory& memory, std::uint64_t old_seed, std::uint64_t new_seed
 
 class Driver {
  public:
-  Driver(World& world, IpAddress address, std::vector<std::string> transports)
+  Driver(World& world, IpAddress address, std::vector<std::string> transports,
+         const TcpOptions& tcp)
       : world_(world),
         address_(address),
         transports_(std::move(transports)),
-        node_(world, "driver", transports_, AddTransports, CopyEngine::Plain()) {}
+        add_transports_([tcp](World& w, Metrics& metrics, Engine& engine, const CopyEngine& copy) {
+          AddTransports(w, metrics, engine, copy, tcp);
+        }),
+        node_(world, "driver", transports_, add_transports_, CopyEngine::Plain()) {}
 
   Result<Endpoint> Listen() { return node_.Listen({address_, 0}); }
 
@@ -135,6 +141,7 @@ class Driver {
     if (command == "connect") return Connect(words);
     if (command == "submit") return Submit(words, false);
     if (command == "run") return Submit(words, true);
+    if (command == "measure") return Measure(words);
     if (command == "cancel") return Cancel(words);
     if (command == "wait") return Wait(words);
     if (command == "crowd") return Crowd(words);
@@ -151,15 +158,14 @@ class Driver {
     std::shared_ptr<std::promise<Instant>> end = std::make_shared<std::promise<Instant>>();
   };
 
-  static void AddTransports(World& world, Metrics& metrics, Engine& engine,
-                            const CopyEngine& copy) {
+  static void AddTransports(World& world, Metrics& metrics, Engine& engine, const CopyEngine& copy,
+                            const TcpOptions& tcp) {
     auto mapped = MakeShmTransports(world, engine.identity().id, engine.regions(), copy);
     MC_ASSERT(mapped);
     for (auto& one : *mapped) engine.AddTransport(std::move(one));
     engine.AddTransport(MakeCmaTransport(world, engine.identity().id));
     engine.AddTransport(MakeTcpTransport(
-        world, metrics, engine.regions(), copy, [&engine] { return engine.Introduce(); },
-        TcpOptions{}));
+        world, metrics, engine.regions(), copy, [&engine] { return engine.Introduce(); }, tcp));
   }
 
   object Register(std::istringstream& words) {
@@ -174,8 +180,8 @@ class Driver {
       if (!info) return Describe(info.error());
       memory.info = *info;
     } else {
-      void* const base = ::mmap(nullptr, length_bytes, PROT_READ | PROT_WRITE,
-                                MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      void* const base =
+          ::mmap(nullptr, length_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
       if (base == MAP_FAILED) return {{"ok", false}, {"id", "mmap"}, {"text", "mmap"}};
       const Result<RegionInfo> info = node_.engine().Register(base, length_bytes);
       if (!info) return Describe(info.error());
@@ -236,7 +242,7 @@ class Driver {
     boost::json::array addresses;
     for (std::uint64_t left = ReadNumber(words); left > 0; --left) {
       crowd_.push_back(std::make_unique<BenchNode>(world_, "one of many", transports_,
-                                                   AddTransports, CopyEngine::Plain()));
+                                                   add_transports_, CopyEngine::Plain()));
       const Result<Endpoint> bound = crowd_.back()->Listen({address_, 0});
       if (!bound) return Describe(bound.error());
       addresses.emplace_back(ToString(*bound));
@@ -268,13 +274,12 @@ class Driver {
     } gathering{calls.size()};
     const Instant begin = world_.clock.Now();
     for (const auto& [engine, address] : calls) {
-      Spawn(world_.control,
-            [](Task<Result<PeerPtr>> connect, Gathering& all) -> Task<void> {
-              const Result<PeerPtr> peer = co_await std::move(connect);
-              if (peer) all.connected += 1;
-              if (!peer) all.failure = peer.error().Text();
-              if (--all.left == 0) all.end.set_value();
-            }(engine->Connect(address, deadline), gathering));
+      Spawn(world_.control, [](Task<Result<PeerPtr>> connect, Gathering& all) -> Task<void> {
+        const Result<PeerPtr> peer = co_await std::move(connect);
+        if (peer) all.connected += 1;
+        if (!peer) all.failure = peer.error().Text();
+        if (--all.left == 0) all.end.set_value();
+      }(engine->Connect(address, deadline), gathering));
     }
     gathering.end.get_future().wait();
     return {{"ok", gathering.connected == calls.size()},
@@ -298,11 +303,31 @@ class Driver {
       return Outcome(outcome, world_.clock.Now() - begin);
     }
     Running running{node_.engine().Submit(peer_, way, copies, options), begin};
-    running.batch->OnDone([this, end = running.end](const Status&) {
-      end->set_value(world_.clock.Now());
-    });
+    running.batch->OnDone(
+        [this, end = running.end](const Status&) { end->set_value(world_.clock.Now()); });
     running_.emplace(++last_number_, std::move(running));
     return {{"ok", true}, {"number", last_number_}};
+  }
+
+  object Measure(std::istringstream& words) {
+    const Memory& memory = FindMemory(words)->second;
+    const std::uint64_t region = ReadNumber(words);
+    const Copy copy{memory.bytes().data(), RegionId{region}, 0, ReadNumber(words)};
+    const Instant end = ReadDeadline(words);
+    std::vector<Duration> times;
+    for (Instant now = world_.clock.Now(); now < end;) {
+      const BatchOptions options{.deadline = After(now, std::chrono::seconds(10))};
+      const Status outcome = node_.engine().Run(peer_, Direction::kWrite, {&copy, 1}, options);
+      if (!outcome) return Describe(outcome.error());
+      const Instant begin = std::exchange(now, world_.clock.Now());
+      times.push_back(now - begin);
+    }
+    std::sort(times.begin(), times.end());
+    const auto microseconds = [](Duration d) { return static_cast<double>(d.count()) / 1000; };
+    return {{"ok", true},
+            {"count", times.size()},
+            {"p50_us", microseconds(times[times.size() / 2])},
+            {"p99_us", microseconds(times[times.size() * 99 / 100])}};
   }
 
   object Cancel(std::istringstream& words) {
@@ -352,6 +377,7 @@ class Driver {
   World& world_;
   const IpAddress address_;
   const std::vector<std::string> transports_;
+  const TransportFactory add_transports_;
   std::map<std::string, Memory> memories_;
   BenchNode node_;
   std::vector<std::unique_ptr<BenchNode>> crowd_;
@@ -372,13 +398,13 @@ void Answer(const object& answer) {
   std::fflush(stdout);
 }
 
-int Main(const std::string& address, const std::string& transports) {
+int Main(const std::string& address, const std::string& transports, const TcpOptions& tcp) {
   SetLogLevel(LogLevel::kWarn);
   RealWorld real;
   {
     const Result<IpAddress> at = ParseIpAddress(address);
     if (!at) return 2;
-    Driver driver(real.world(), *at, Split(transports));
+    Driver driver(real.world(), *at, Split(transports), tcp);
     const Result<Endpoint> bound = driver.Listen();
     if (!bound) {
       fmt::print(stderr, "{}\n", bound.error().Text());
@@ -398,9 +424,11 @@ int Main(const std::string& address, const std::string& transports) {
 }  // namespace mooncake
 
 int main(int count, char** words) {
-  if (count != 3) {
-    std::fputs("usage: fault_driver ADDRESS TRANSPORT[,TRANSPORT...]\n", stderr);
+  if (count != 3 && count != 4) {
+    std::fputs("usage: fault_driver ADDRESS TRANSPORT[,TRANSPORT...] [FRAME_TIMEOUT_MS]\n", stderr);
     return 2;
   }
-  return mooncake::Main(words[1], words[2]);
+  mooncake::TcpOptions tcp;
+  if (count == 4) tcp.frame_timeout = std::chrono::milliseconds(std::atoi(words[3]));
+  return mooncake::Main(words[1], words[2], tcp);
 }

@@ -1,4 +1,5 @@
-// One engine with 50,000 registered regions: what a registration and a look-up cost, and that nobody is told of each.
+// One engine with 50,000 registered regions: what a registration and a look-up cost, and that
+// nobody is told of each.
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 
@@ -43,7 +44,8 @@ class Node {
   explicit Node(World& world)
       : world_(world), port_(std::make_shared<PortServer>(world, metrics_, PortServerOptions{})) {
     const Identity identity{world.random.DrawInstanceId(), 1, "node", world.network.host(), "test"};
-    engine_ = std::make_unique<Engine>(world, metrics_, port_, directory, identity, EngineOptions{});
+    engine_ =
+        std::make_unique<Engine>(world, metrics_, port_, directory, identity, EngineOptions{});
     engine_->AddTransport(MakeTcpTransport(
         world, metrics_, engine_->regions(), CopyEngine::Plain(),
         [this] { return engine_->Introduce(); }, TcpOptions{}));
@@ -102,8 +104,7 @@ class ManyRegions : public testing::Test {
   Duration RegisterSome(std::size_t begin, std::size_t end) {
     const Instant start = world_.clock.Now();
     for (std::size_t i = begin; i < end; ++i) {
-      const Result<RegionInfo> info =
-          owner_->engine().Register(PlaceOf(order_[i]), kRegionBytes);
+      const Result<RegionInfo> info = owner_->engine().Register(PlaceOf(order_[i]), kRegionBytes);
       EXPECT_TRUE(Succeeds(info));
       regions_.push_back(*info);
     }
@@ -120,7 +121,8 @@ class ManyRegions : public testing::Test {
       for (std::size_t i = begin; i < begin + kBatch; ++i) look_up((i * 7919) % kRegions);
       times.push_back((world_.clock.Now() - start) / kBatch);
     }
-    std::nth_element(times.begin(), times.begin() + static_cast<long>(times.size() / 2), times.end());
+    std::nth_element(times.begin(), times.begin() + static_cast<long>(times.size() / 2),
+                     times.end());
     return times[times.size() / 2];
   }
 
@@ -145,9 +147,8 @@ TEST_F(ManyRegions, CostTheSameHoweverManyThereAre) {
   const Duration by_key = TypicalLookUp([&](std::size_t i) {
     EXPECT_TRUE(table.Pin(regions_[i].id, regions_[i].key, Access::kRead).has_value());
   });
-  const Duration by_address = TypicalLookUp([&](std::size_t i) {
-    EXPECT_TRUE(table.FindLocalBytes(PlaceOf(i) + 5, 100).has_value());
-  });
+  const Duration by_address = TypicalLookUp(
+      [&](std::size_t i) { EXPECT_TRUE(table.FindLocalBytes(PlaceOf(i) + 5, 100).has_value()); });
   EXPECT_LT(by_key, kLookUpMax);
   EXPECT_LT(by_address, kLookUpMax);
   RecordProperty("look_up_by_key_ns", static_cast<int>(by_key.count()));

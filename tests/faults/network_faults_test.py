@@ -5,6 +5,7 @@ deadline, no byte is wrong, the next batch works; and when all is over both proc
 MOONCAKE_TEST_FAULT_ROUNDS (default 5) is how often each fault comes.
 """
 
+import collections
 import os
 import random
 import signal
@@ -20,7 +21,7 @@ ROUNDS = int(os.environ.get("MOONCAKE_TEST_FAULT_ROUNDS", "5"))
 HERE, THERE = "10.78.0.1", "10.78.0.2"
 # The batch that is on its way when the fault comes.
 MOMENTS = ((None, None), ("write", BIG), ("read", BIG), ("write", SMALL_RANGES), ("read", SMALL_RANGES))
-DEADLINE_MS = 500
+DEADLINE_MS = 300
 LONG_MS = 10_000  # enough for all of it, over a network that works again or is only bad
 HEALED_MS = 15_000
 # After its deadline a batch has this long to say so: the loops share two processors with the test and the cable.
@@ -88,7 +89,8 @@ class NetworkFaults(unittest.TestCase):
             self.pair.near.do("connect", self.pair.far.address, HEALED_MS)
             self.pair.move(self.chance.choice(("write", "read")), PROBE, HEALED_MS)
         self.given_back()
-        print(f"{self.id().split('.')[-1]}: {', '.join(ended)}", flush=True)
+        counted = ", ".join(f"{count} {what}" for what, count in sorted(collections.Counter(ended).items()))
+        print(f"{self.id().split('.')[-1]}, {ROUNDS} rounds: {counted}", flush=True)
         return ended
 
     def given_back(self):

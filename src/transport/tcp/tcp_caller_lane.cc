@@ -22,10 +22,7 @@ constexpr std::size_t kPrefetchAhead = 8;  // of short ranges
 
 TcpCallerLane::TcpCallerLane(World& world, const CopyEngine& copy, std::uint64_t frame_bytes_max,
                              std::unique_ptr<ThreadStream> stream)
-    : world_(world),
-      copy_(copy),
-      frame_bytes_max_(frame_bytes_max),
-      stream_(std::move(stream)) {}
+    : world_(world), copy_(copy), frame_bytes_max_(frame_bytes_max), stream_(std::move(stream)) {}
 
 void TcpCallerLane::Close() noexcept {
   usable_.store(false, std::memory_order_release);

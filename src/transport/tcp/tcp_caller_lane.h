@@ -52,7 +52,7 @@ class TcpCallerLane {
   World& world_;
   const CopyEngine copy_;
   const std::uint64_t frame_bytes_max_;
-  std::mutex replacing_;                  // held by whoever uses `stream_` without `turn`, or replaces it
+  std::mutex replacing_;  // held by whoever uses `stream_` without `turn`, or replaces it
   std::unique_ptr<ThreadStream> stream_;  // guarded by `turn` or replacing_; written under both
   std::atomic<bool> usable_ = true;
   std::uint64_t sent_ = 0;     // id of the last frame

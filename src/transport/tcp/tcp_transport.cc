@@ -93,12 +93,11 @@ class TcpTransport final : public Transport {
       co_return Fail(ErrorId::kPathUnusable, "the peer does not offer tcp");
     const auto path =
         std::make_shared<TcpPath>(world_, peer, copy_, options_, sent_bytes_, received_bytes_);
-    path->OnLaneLost(
-        [loop = world_.control, dialer = dialer_, weak = std::weak_ptr(path), peer](auto* lane) {
-          Post(loop, [loop, dialer, weak, peer, lane] {
-            Spawn(loop, dialer->Replace(weak, peer, lane));
-          });
-        });
+    path->OnLaneLost([loop = world_.control, dialer = dialer_, weak = std::weak_ptr(path),
+                      peer](auto* lane) {
+      Post(loop,
+           [loop, dialer, weak, peer, lane] { Spawn(loop, dialer->Replace(weak, peer, lane)); });
+    });
     std::vector<std::unique_ptr<TcpCallerLane>> caller_lanes;
     for (std::size_t i = 0; i < options_.lanes + options_.caller_lanes; ++i) {
       auto dial = dialer_->DialLane(peer, deadline);
