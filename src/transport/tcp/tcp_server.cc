@@ -248,36 +248,47 @@ Task<void> ServeTcpData(World& world, std::shared_ptr<ServedLane> lane,
   stream->Close();
 }
 
-Task<void> ServedLanes::Watch(std::shared_ptr<ServedLanes> self, World& world,
-                              Duration frame_timeout) {
-  constexpr int kLooksPerTimeout = 4;
-  while (!self->lanes_.empty()) {
-    co_await world.clock.SleepFor(world.data, frame_timeout / kLooksPerTimeout);
-    const Instant now = world.clock.Now();
-    for (const auto& weak : self->lanes_) {
-      const auto lane = weak.lock();
-      if (!lane || !lane->frame_begun || now - *lane->frame_begun < frame_timeout) continue;
-      MC_LOG(info, "data connection from {}: a frame that did not end within {} s",
-             ToString(lane->stream->remote()),
-             std::chrono::duration_cast<std::chrono::seconds>(frame_timeout).count());
-      lane->End();
-    }
-    self->Tidy();
-  }
-  self->watched_ = false;
-}
-
-void ServedLanes::Add(World& world, std::shared_ptr<ServedLane> lane, Duration frame_timeout) {
+void ServedLanes::Add(std::shared_ptr<ServedLane> lane) {
   Tidy();
   lanes_.push_back(std::move(lane));
-  if (!std::exchange(watched_, true))
-    Spawn(world.data, Watch(shared_from_this(), world, frame_timeout));
+  if (!timer_) timer_ = world_.clock.MakeTimer(world_.data);
+  if (!std::exchange(watching_, true)) WatchOn();
 }
 
-void ServedLanes::EndAll(const InstanceId* peer) {
+void ServedLanes::WatchOn() {
+  constexpr int kLooksPerTimeout = 4;
+  timer_->At(After(world_.clock.Now(), frame_timeout_ / kLooksPerTimeout),
+             [weak = weak_from_this()] {
+               if (const auto self = weak.lock()) self->Look();
+             });
+}
+
+void ServedLanes::Look() {
+  const Instant now = world_.clock.Now();
   for (const auto& weak : lanes_) {
     const auto lane = weak.lock();
-    if (lane && (peer == nullptr || lane->peer == *peer)) lane->End();
+    if (!lane || !lane->frame_begun || now - *lane->frame_begun < frame_timeout_) continue;
+    MC_LOG(info, "data connection from {}: a frame that did not end within {} s",
+           ToString(lane->stream->remote()),
+           std::chrono::duration_cast<std::chrono::seconds>(frame_timeout_).count());
+    lane->End();
+  }
+  Tidy();
+  watching_ = !lanes_.empty();
+  if (watching_) WatchOn();
+}
+
+void ServedLanes::EndOf(const InstanceId& peer) {
+  for (const auto& weak : lanes_) {
+    const auto lane = weak.lock();
+    if (lane && lane->peer == peer) lane->End();
+  }
+}
+
+void ServedLanes::Close() {
+  timer_ = nullptr;
+  for (const auto& weak : lanes_) {
+    if (const auto lane = weak.lock()) lane->End();
   }
 }
 

@@ -44,18 +44,24 @@ struct ServedLane {
 /// memory, and regions, so it ends its connection. On the data loop.
 class ServedLanes : public std::enable_shared_from_this<ServedLanes> {
  public:
-  void Add(World& world, std::shared_ptr<ServedLane> lane, Duration frame_timeout);
-  /// Of `peer`; null: of everybody.
-  void EndAll(const InstanceId* peer);
+  ServedLanes(World& world, Duration frame_timeout)
+      : world_(world), frame_timeout_(frame_timeout) {}
+  void Add(std::shared_ptr<ServedLane> lane);
+  void EndOf(const InstanceId& peer);
+  void Close();  ///< Ends all of them. Nothing is added after that.
 
  private:
-  static Task<void> Watch(std::shared_ptr<ServedLanes> self, World& world, Duration frame_timeout);
+  void WatchOn();
+  void Look();
   void Tidy() {
     std::erase_if(lanes_, [](const std::weak_ptr<ServedLane>& lane) { return lane.expired(); });
   }
 
+  World& world_;
+  const Duration frame_timeout_;
   std::vector<std::weak_ptr<ServedLane>> lanes_;
-  bool watched_ = false;
+  std::unique_ptr<Timer> timer_;
+  bool watching_ = false;
 };
 
 }  // namespace mooncake

@@ -82,7 +82,8 @@ class TcpTransport final : public Transport {
         server_(std::make_shared<const TcpServerContext>(
             TcpServerContext{std::move(regions), copy, received_bytes_, sent_bytes_,
                              metrics.AddCounter("mooncake_tcp_corrupt_frames_total",
-                                                "Data frames whose CRC32C did not fit.")})) {}
+                                                "Data frames whose CRC32C did not fit.")})),
+        served_(std::make_shared<ServedLanes>(world, options.frame_timeout)) {}
 
   std::string_view name() const noexcept override { return "tcp"; }
   std::string Advertise() const override { return "1"; }
@@ -128,12 +129,12 @@ class TcpTransport final : public Transport {
     if (closed_) return stream->Close();
     stream->ExpectMore();
     auto lane = std::make_shared<ServedLane>(ServedLane{std::move(stream), peer->id});
-    served_->Add(world_, lane, options_.frame_timeout);
+    served_->Add(lane);
     Spawn(world_.data, ServeTcpData(world_, std::move(lane), server_));
   }
 
   bool lands_late() const noexcept override { return true; }
-  void EndTransfersOf(const InstanceId& peer) override { served_->EndAll(&peer); }
+  void EndTransfersOf(const InstanceId& peer) override { served_->EndOf(peer); }
 
   void Close() noexcept override {
     // What is served belongs to the data loop, `paths_` to the control loop; each end closes where
@@ -143,7 +144,7 @@ class TcpTransport final : public Transport {
     for (const auto& weak : paths_) {
       if (const auto path = weak.lock()) path->Close();
     }
-    Post(world_.data, [served = served_] { served->EndAll(nullptr); });
+    Post(world_.data, [served = served_] { served->Close(); });
   }
 
  private:
@@ -156,7 +157,7 @@ class TcpTransport final : public Transport {
   std::shared_ptr<const TcpServerContext> server_;
   std::atomic<bool> closed_ = false;
   std::vector<std::weak_ptr<TcpPath>> paths_;
-  const std::shared_ptr<ServedLanes> served_ = std::make_shared<ServedLanes>();
+  const std::shared_ptr<ServedLanes> served_;
 };
 
 }  // namespace
