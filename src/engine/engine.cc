@@ -232,22 +232,38 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
     co_return heard;
   }
 
-  // Whoever connected to us may have mapped the region.
+  // Whoever connected to us may have mapped the region. All at once: one that does not answer keeps
+  // nobody else from knowing.
+  struct Telling {
+    std::size_t left = 1;
+    Status outcome;
+    OneShot<bool> end;
+    void Done() {
+      if (--left == 0) end.Set(true);
+    }
+  };
   Task<Status> TellCallers(RegionId id, Instant deadline) {
     const auto self = shared_from_this();
     pb::ForgetRegionsRequest request;
     request.add_ids(static_cast<std::uint64_t>(id));
-    Status outcome;
-    const auto waiting = callers;
-    for (const auto& weak : waiting) {
+    const auto telling = std::make_shared<Telling>();
+    for (const auto& weak : callers) {
       const std::shared_ptr<RpcConnection> caller = weak.lock();
       if (!caller || !caller->is_open()) continue;
-      auto call = caller->Call(Method::kForgetRegions, request.SerializeAsString(), deadline);
-      const Result<Reply> reply = co_await std::move(call);
-      if (!reply && reply.error().id == ErrorId::kDeadline)
-        outcome = Fail(Within("unregister", reply.error()));
+      telling->left += 1;
+      Spawn(world.control, Tell(caller, request.SerializeAsString(), deadline, telling));
     }
-    co_return outcome;
+    telling->Done();
+    co_await telling->end.Get();
+    co_return telling->outcome;
+  }
+  static Task<void> Tell(std::shared_ptr<RpcConnection> caller, std::string body, Instant deadline,
+                         std::shared_ptr<Telling> telling) {
+    auto call = caller->Call(Method::kForgetRegions, std::move(body), deadline);
+    const Result<Reply> reply = co_await std::move(call);
+    if (!reply && reply.error().id == ErrorId::kDeadline)
+      telling->outcome = Fail(Within("unregister", reply.error()));
+    telling->Done();
   }
 
   // ---- moving bytes ----

@@ -188,6 +188,28 @@ class ProcessFaults:
 class Shm(ProcessFaults, unittest.TestCase):
     transports, kind = ["shm", "tcp"], "mapped"  # nothing else carries what can be mapped
 
+    def test_a_stopped_peer_keeps_nobody_from_hearing_that_a_region_is_gone(self):
+        others = [Driver("127.0.0.1", self.transports) for _ in range(2)]
+        try:
+            for other in others:
+                other.do("register", "memory", MEMORY_BYTES, "user")
+                other.do("connect", self.pair.far.address, LONG_MS)
+                other.do("run", "write", "memory", self.pair.region, PROBE, LONG_MS)  # it has mapped the region now
+            self.pair.near.process.send_signal(signal.SIGSTOP)
+            try:
+                told = self.pair.far.ask("unregister", "target")
+            finally:
+                self.pair.near.process.send_signal(signal.SIGCONT)
+            self.assertEqual(told.get("id"), "E108", told)
+            for other in others:
+                refused = other.ask("run", "write", "memory", self.pair.region, PROBE, LONG_MS)
+                self.assertEqual(refused.get("id"), "E304", refused)
+        finally:
+            for other in others:
+                other.close()
+        self.pair.renew_target()
+        self.given_back()
+
 
 class Ring(ProcessFaults, unittest.TestCase):
     transports, kind = ["ring"], "user"
