@@ -20,6 +20,7 @@ ROUNDS = int(os.environ.get("MOONCAKE_TEST_FAULT_ROUNDS", "5"))
 DEADLINE_MS = 500
 LONG_MS = 10_000
 LATE_MS = 500
+CANCEL_MS = 1000 + LATE_MS  # a ring is kept if its target finishes within a second what it has begun
 # Made at the first use of a path: buffers of 256 KiB on four TCP connections, for each direction, or 2 MiB of a ring. It does not
 # grow with rounds.
 SLACK = {"resident KiB": 4096, "mappings": 4}
@@ -57,6 +58,7 @@ class ProcessFaults:
         cls.before = cls.pair.counts()
 
     def draw(self):
+        """Direction and ranges."""
         return self.chance.choice(("write", "read")), self.chance.choice((BIG, SMALL_RANGES))
 
     def pause(self, seconds):
@@ -102,7 +104,7 @@ class ProcessFaults:
             finally:
                 far.send_signal(signal.SIGCONT)
             self.assertTrue(outcome["ok"] or outcome["id"] == "E201", outcome)
-            self.assertLess(took, LATE_MS / 1000, outcome)
+            self.assertLess(took, CANCEL_MS / 1000, outcome)
             self.pair.check(outcome)
             self.given_back()
 
@@ -150,6 +152,7 @@ class ProcessFaults:
         self.given_back()
 
     def test_out_of_descriptors(self):
+        self.heals()  # every path is there
         for side in (self.pair.near, self.pair.far):
             newcomer = Driver("127.0.0.1", self.transports)
             try:
