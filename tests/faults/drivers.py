@@ -3,6 +3,7 @@
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -36,6 +37,18 @@ class Lines:
     @property
     def pid(self):
         return self.process.pid
+
+    def stop(self):
+        """All threads stand still when this returns."""
+        self.process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: all(self._state(thread) == "T" for thread in os.listdir(f"/proc/{self.pid}/task")), 5, "it stops")
+
+    def _state(self, thread):
+        with open(f"/proc/{self.pid}/task/{thread}/stat", encoding="utf-8") as file:
+            return file.read().rsplit(")", 1)[1].split()[0]
+
+    def go_on(self):
+        self.process.send_signal(signal.SIGCONT)
 
     def tell(self, line):
         self.process.stdin.write(line.encode() + b"\n")

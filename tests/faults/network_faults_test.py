@@ -188,8 +188,7 @@ class NetworkFaults(unittest.TestCase):
         self.suffer(begin, end)
 
     def test_a_peer_that_stops_reading(self):
-        far = self.pair.far.process
-        self.suffer(lambda: far.send_signal(signal.SIGSTOP), lambda: far.send_signal(signal.SIGCONT))
+        self.suffer(self.pair.far.stop, self.pair.far.go_on)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import os
 import random
 import resource
 import shutil
-import signal
 import subprocess
 import time
 import unittest
@@ -77,32 +76,32 @@ class ProcessFaults:
             cls.pair.move(direction, PROBE, LONG_MS)
 
     def test_a_stopped_peer(self):
-        far = self.pair.far.process
+        far = self.pair.far
         for _ in range(ROUNDS):
             self.pair.submit(*self.draw(), DEADLINE_MS)
             self.pause(0.05)
-            far.send_signal(signal.SIGSTOP)
+            far.stop()
             try:
                 outcome = self.pair.outcome(LATE_MS)
             finally:
-                far.send_signal(signal.SIGCONT)
+                far.go_on()
             self.pair.check(outcome)
             self.given_back()
 
     def test_cancel_while_copies_fly(self):
-        far = self.pair.far.process
+        far = self.pair.far
         for number in range(ROUNDS):
             self.pair.submit(*self.draw(), LONG_MS)
             self.pause(0.05)
             if number % 2:
-                far.send_signal(signal.SIGSTOP)
+                far.stop()
             try:
                 cancelled = time.monotonic()
                 self.pair.near.do("cancel", self.pair.number)
                 outcome = self.pair.outcome(0)
                 took = time.monotonic() - cancelled
             finally:
-                far.send_signal(signal.SIGCONT)
+                far.go_on()
             self.assertTrue(outcome["ok"] or outcome["id"] == "E201", outcome)
             self.assertLess(took, CANCEL_MS / 1000, outcome)
             self.pair.check(outcome)
@@ -198,11 +197,11 @@ class Shm(ProcessFaults, unittest.TestCase):
                 other.do("register", "memory", MEMORY_BYTES, "user")
                 other.do("connect", self.pair.far.address, LONG_MS)
                 other.do("run", "write", "memory", self.pair.region, PROBE, LONG_MS)  # it has mapped the region now
-            self.pair.near.process.send_signal(signal.SIGSTOP)
+            self.pair.near.stop()
             try:
                 told = self.pair.far.ask("unregister", "target")
             finally:
-                self.pair.near.process.send_signal(signal.SIGCONT)
+                self.pair.near.go_on()
             self.assertEqual(told.get("id"), "E108", told)
             for other in others:
                 refused = other.ask("run", "write", "memory", self.pair.region, PROBE, LONG_MS)
