@@ -94,6 +94,8 @@ class NetworkFaults(unittest.TestCase):
         return ended
 
     def given_back(self):
+        # A path that has lost all its connections is opened again when it is needed.
+        self.pair.move("write", PROBE, HEALED_MS)
         wait_until(lambda: not grown(self.before, self.pair.counts(), SLACK), 25,
                    lambda: f"everything is given back: {grown(self.before, self.pair.counts(), SLACK)}")
 
