@@ -271,9 +271,20 @@ class RealStream final : public Stream {
       : socket_(std::move(socket)), local_(local), remote_(remote) {}
 
   Task<Result<std::size_t>> ReadSome(MutableBytes into) override {
-    const std::array<MutableBytes, 1> one = {into};
-    auto read = ReadSomeV(one);
-    co_return co_await std::move(read);
+    // As ReadSomeV(), without its room for many parts: this is where idle connections wait.
+    if (ended_) co_return Fail(Failure(asio::error::eof));
+    if (expects_more_) {
+      const std::array<MutableBytes, 1> one = {into};
+      auto look = Look(one);
+      const std::size_t count = co_await std::move(look);
+      if (count > 0) co_return count;
+    }
+    error_code code;
+    const std::size_t count = co_await socket_.async_read_some(
+        asio::buffer(into.data(), into.size()), asio::redirect_error(asio::use_awaitable, code));
+    OrderAfterOutside();
+    if (code) co_return Fail(Ended(code));
+    co_return count;
   }
 
   Task<Result<std::size_t>> ReadSomeV(std::span<const MutableBytes> into) override {

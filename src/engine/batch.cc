@@ -50,7 +50,17 @@ Task<Status> BatchImpl::Done() {
   co_return *outcome_;
 }
 
-void BatchImpl::Cancel() noexcept { cancelled_ = true; }
+void BatchImpl::Cancel() noexcept {
+  cancelled_ = true;
+  Post(world_.control, [self = shared_from_this()] {
+    if (self->on_cancel_) self->on_cancel_();
+  });
+}
+
+void BatchImpl::OnCancel(std::function<void()> call) {
+  on_cancel_ = std::move(call);
+  if (cancelled_ && on_cancel_) on_cancel_();
+}
 
 void BatchImpl::OnDone(std::function<void(const Status&)> call) {
   {

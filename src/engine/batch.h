@@ -30,6 +30,9 @@ class BatchImpl final : public Batch, public std::enable_shared_from_this<BatchI
   void Finish(Status outcome);  ///< Once. Control loop.
   void SetTransport(std::string_view name);
   [[nodiscard]] bool is_cancelled() const noexcept { return cancelled_; }
+  /// What Cancel() calls from now on; at once, if that has come before. Null: nothing. Control
+  /// loop.
+  void OnCancel(std::function<void()> call);
   [[nodiscard]] const std::shared_ptr<PeerImpl>& peer() const noexcept { return peer_; }
   [[nodiscard]] Direction direction() const noexcept { return direction_; }
   [[nodiscard]] const BatchOptions& options() const noexcept { return options_; }
@@ -44,6 +47,7 @@ class BatchImpl final : public Batch, public std::enable_shared_from_this<BatchI
   BatchOptions options_;
   std::uint64_t total_bytes_ = 0;
   std::atomic<bool> cancelled_ = false;
+  std::function<void()> on_cancel_;  // control loop
   mutable std::mutex mutex_;
   std::condition_variable ended_;
   std::optional<Status> outcome_;                            // guarded by mutex_

@@ -108,6 +108,7 @@ Task<Result<std::shared_ptr<PeerImpl>>> Connector::ConnectOnce(Record record, In
       co_return co_await connector->Reconnect(p, limit);
     };
     const std::lock_guard lock(mutex_);
+    DropForgotten();
     peers_[identity.id] = peer;
   }
   if (record.identity.id.empty()) by_name_[record.identity.label] = identity.id;
@@ -116,6 +117,17 @@ Task<Result<std::shared_ptr<PeerImpl>>> Connector::ConnectOnce(Record record, In
   co_await std::move(attach);
   if (closed_) co_return Fail(ErrorId::kClosed, "the engine stops");
   co_return peer;
+}
+
+// Peers that are gone and that nobody holds any more: some of them stay, for the path table.
+void Connector::DropForgotten() {
+  constexpr std::size_t kKeptMax = 64;
+  std::size_t kept = 0;
+  std::erase_if(peers_, [&kept](const auto& entry) {
+    const std::shared_ptr<PeerImpl>& peer = entry.second;
+    return !peer->is_connected() && peer.use_count() == 1 && ++kept > kKeptMax;
+  });
+  std::erase_if(by_name_, [this](const auto& entry) { return !peers_.contains(entry.second); });
 }
 
 Task<Status> Connector::Reconnect(std::shared_ptr<PeerImpl> peer, Instant deadline) {

@@ -35,6 +35,7 @@ class Connector : public std::enable_shared_from_this<Connector> {
 
  private:
   [[nodiscard]] std::vector<Endpoint> Candidates(const Record& record) const;
+  void DropForgotten();  // under mutex_
   Task<Result<Handshake>> DialAny(Record record, Instant deadline);
   Task<Result<std::shared_ptr<PeerImpl>>> ConnectOnce(Record record, Instant deadline);
 

@@ -232,22 +232,38 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
     co_return heard;
   }
 
-  // Whoever connected to us may have mapped the region.
+  // Whoever connected to us may have mapped the region. All at once: one that does not answer keeps
+  // nobody else from knowing.
+  struct Telling {
+    std::size_t left = 1;
+    Status outcome;
+    OneShot<bool> end;
+    void Done() {
+      if (--left == 0) end.Set(true);
+    }
+  };
   Task<Status> TellCallers(RegionId id, Instant deadline) {
     const auto self = shared_from_this();
     pb::ForgetRegionsRequest request;
     request.add_ids(static_cast<std::uint64_t>(id));
-    Status outcome;
-    const auto waiting = callers;
-    for (const auto& weak : waiting) {
+    const auto telling = std::make_shared<Telling>();
+    for (const auto& weak : callers) {
       const std::shared_ptr<RpcConnection> caller = weak.lock();
       if (!caller || !caller->is_open()) continue;
-      auto call = caller->Call(Method::kForgetRegions, request.SerializeAsString(), deadline);
-      const Result<Reply> reply = co_await std::move(call);
-      if (!reply && reply.error().id == ErrorId::kDeadline)
-        outcome = Fail(Within("unregister", reply.error()));
+      telling->left += 1;
+      Spawn(world.control, Tell(caller, request.SerializeAsString(), deadline, telling));
     }
-    co_return outcome;
+    telling->Done();
+    co_await telling->end.Get();
+    co_return telling->outcome;
+  }
+  static Task<void> Tell(std::shared_ptr<RpcConnection> caller, std::string body, Instant deadline,
+                         std::shared_ptr<Telling> telling) {
+    auto call = caller->Call(Method::kForgetRegions, std::move(body), deadline);
+    const Result<Reply> reply = co_await std::move(call);
+    if (!reply && reply.error().id == ErrorId::kDeadline)
+      telling->outcome = Fail(Within("unregister", reply.error()));
+    telling->Done();
   }
 
   // ---- moving bytes ----
@@ -347,6 +363,21 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
     co_return Status{};
   }
 
+  // What `task` returns, or nothing if the batch is cancelled before: the task goes on without it.
+  template <class T>
+  Task<std::optional<T>> UnlessCancelled(std::shared_ptr<BatchImpl> batch, Task<T> task) {
+    const auto end = std::make_shared<OneShot<std::optional<T>>>();
+    batch->OnCancel([end] { end->Set(std::nullopt); });
+    Spawn(world.control,
+          [](Task<T> body, std::shared_ptr<OneShot<std::optional<T>>> result) -> Task<void> {
+            T value = co_await std::move(body);
+            result->Set(std::move(value));
+          }(std::move(task), end));
+    std::optional<T> value = co_await end->Get();
+    batch->OnCancel(nullptr);
+    co_return value;
+  }
+
   // Tries path after path, and connection after connection, until the bytes are there, the deadline
   // has passed, or nothing is left to try.
   Task<Status> Move(std::shared_ptr<BatchImpl> batch, const Transfer& transfer) {
@@ -360,10 +391,10 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
       const Instant now = world.clock.Now();
       if (now >= transfer.deadline) co_return Fail(ErrorId::kDeadline, last.context);
       if (!peer->is_connected()) {
-        auto reconnect = connector->Reconnect(peer, transfer.deadline);
-        const Status connected = co_await std::move(reconnect);
-        if (!connected) {
-          last = connected.error();
+        auto reconnect = UnlessCancelled(batch, connector->Reconnect(peer, transfer.deadline));
+        const std::optional<Status> connected = co_await std::move(reconnect);
+        if (connected && !*connected) {
+          last = connected->error();
           if (last.id == ErrorId::kPeerGone || last.id == ErrorId::kClosed) co_return Fail(last);
           const Instant next = std::min(transfer.deadline, After(now, kRetryDelay));
           co_await world.clock.SleepUntil(world.control, next);
@@ -373,15 +404,17 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
       if (!peer->regions()->KnowsAll(transfer.slices)) {
         if (std::exchange(refreshed, true))
           co_return Fail(ErrorId::kRegionUnknown, "at " + Describe(peer->identity()));
-        const Status listed =
-            co_await peer->Refresh(transfer.deadline);  // it may be newer than what we know
-        if (!listed) last = listed.error();
+        // It may be newer than what we know.
+        auto refresh = UnlessCancelled(batch, peer->Refresh(transfer.deadline));
+        const std::optional<Status> listed = co_await std::move(refresh);
+        if (listed && !*listed) last = listed->error();
         continue;
       }
       if (peer->has_loose_ends()) {
-        const Status ended = co_await peer->EndLooseEnds(transfer.deadline);
-        if (!ended) {
-          last = ended.error();
+        auto end = UnlessCancelled(batch, peer->EndLooseEnds(transfer.deadline));
+        const std::optional<Status> ended = co_await std::move(end);
+        if (ended && !*ended) {
+          last = ended->error();
           co_await world.clock.SleepUntil(world.control,
                                           std::min(transfer.deadline, After(now, kRetryDelay)));
         }
@@ -392,7 +425,8 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
         last = Error{ErrorId::kNoPath,
                      fmt::format("{}: {}", Describe(peer->identity()), peer->Reasons())};
         if (!peer->is_opening()) co_return Fail(last);
-        co_await peer->WaitForChange(transfer.deadline);
+        auto change = UnlessCancelled(batch, peer->WaitForChange(transfer.deadline));
+        co_await std::move(change);
         continue;
       }
       auto attempt = Attempt(batch, choice, transfer);
@@ -418,10 +452,12 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
       std::sort(used.begin(), used.end());
       used.erase(std::unique(used.begin(), used.end()), used.end());
       auto prepare = choice.path->Prepare(std::move(used), transfer.direction, transfer.deadline);
-      Status prepared = co_await std::move(prepare);
-      if (!prepared) {
-        if (IsPathsFault(prepared.error())) peer->Failed(choice, prepared.error());
-        co_return prepared;
+      auto wait = UnlessCancelled(batch, std::move(prepare));
+      const std::optional<Status> prepared = co_await std::move(wait);
+      if (!prepared) co_return Fail(ErrorId::kCancelled, {});
+      if (!*prepared) {
+        if (IsPathsFault(prepared->error())) peer->Failed(choice, prepared->error());
+        co_return *prepared;
       }
     }
     const auto end = std::make_shared<OneShot<Status>>();
@@ -437,7 +473,10 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
     }
     const Instant begin = world.clock.Now();
     Post(world.data, [path = choice.path, &transfer, answer] { path->Start(transfer, answer); });
+    batch->OnCancel(
+        [loop = world.data, path = choice.path] { Post(loop, [path] { path->EndCancelled(); }); });
     Status status = co_await end->Get();
+    batch->OnCancel(nullptr);
     if (status) {
       choice.slot->Record(transfer.total_bytes, world.clock.Now() - begin);
     } else if (IsPathsFault(status.error())) {

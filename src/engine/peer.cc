@@ -217,12 +217,12 @@ void PeerImpl::Changed() {
   for (const auto& waiting : std::exchange(waiting_, {})) waiting->Set(true);
 }
 
-Task<void> PeerImpl::WaitForChange(Instant deadline) {
+Task<bool> PeerImpl::WaitForChange(Instant deadline) {
   const auto self = shared_from_this();
   const auto changed = std::make_shared<OneShot<bool>>();
   waiting_.push_back(changed);
   auto wait = WaitUntil(world_.clock, world_.control, changed, deadline);
-  co_await std::move(wait);
+  co_return co_await std::move(wait);
 }
 
 bool PeerImpl::has_loose_ends() const {

@@ -105,8 +105,8 @@ class PeerImpl final : public Peer, public std::enable_shared_from_this<PeerImpl
   /// Has the peer end them: a batch that is tried again would be overwritten by its own past, after
   /// it has reported.
   [[nodiscard]] Task<Status> EndLooseEnds(Instant deadline);
-  /// Returns when a path has come or gone, or at `deadline`.
-  [[nodiscard]] Task<void> WaitForChange(Instant deadline);
+  /// Returns when a path has come or gone, or (false) at `deadline`.
+  [[nodiscard]] Task<bool> WaitForChange(Instant deadline);
   [[nodiscard]] bool is_opening() const;
   /// Why no path can be used: "shm: …; tcp: …". Any thread.
   [[nodiscard]] std::string Reasons() const;

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -43,6 +44,13 @@ Result<std::unique_ptr<SharedSegment>> SharedSegment::Create(const std::string& 
                             FormatBytes(available)));
   }
   const std::uint64_t rounded = (length_bytes + page - 1) / page * page;
+  // Beyond it, the kernel ends the process instead of failing the call.
+  rlimit file_size{};
+  if (::getrlimit(RLIMIT_FSIZE, &file_size) == 0 && rounded > file_size.rlim_cur) {
+    return Fail(ErrorId::kMemoryShortage,
+                fmt::format("{} asked for, files of this process may have {} (ulimit -f)",
+                            FormatBytes(rounded), FormatBytes(file_size.rlim_cur)));
+  }
   UniqueFd writable(::memfd_create(name.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!writable) return Fail(ErrorId::kMapFailed, "memfd_create", errno);
   if (::ftruncate(writable.get(), static_cast<off_t>(rounded)) != 0) {

@@ -97,6 +97,9 @@ class Path {
   /// Begins to move all slices; `transfer` and its slices stay until `done` is called, once, on the
   /// data loop. Errors as Run(). Called on the data loop.
   virtual void Start(const Transfer& transfer, std::function<void(Status)> done) = 0;
+  /// A transfer that was started has been cancelled: it ends now, not when its next piece would
+  /// move. On the data loop.
+  virtual void EndCancelled() {}
 
   /// The peer has unregistered the region: when this returns, no copy touches it any more. Any
   /// thread but the loops'.

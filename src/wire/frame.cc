@@ -87,7 +87,9 @@ BufferedReader::BufferedReader(std::shared_ptr<Stream> stream, std::size_t buffe
     : stream_(std::move(stream)), buffer_bytes_(buffer_bytes) {}
 
 Task<Status> BufferedReader::Want(std::size_t count) {
-  if (buffer_.empty()) buffer_.resize(buffer_bytes_);
+  constexpr std::size_t kBeginBytes = 512;  // holds a small frame
+  if (buffer_.size() < count || buffer_.empty())
+    buffer_.resize(std::min(buffer_bytes_, std::max(count, kBeginBytes)));
   if (begin_ == end_) begin_ = end_ = 0;
   if (buffer_.size() - begin_ < count) {
     std::memmove(buffer_.data(), buffer_.data() + begin_, end_ - begin_);
@@ -99,6 +101,8 @@ Task<Status> BufferedReader::Want(std::size_t count) {
         co_await stream_->ReadSome(MutableBytes(buffer_).subspan(end_));
     if (!read) co_return Fail(read.error());
     end_ += *read;
+    if (end_ == buffer_.size() && end_ < buffer_bytes_)
+      buffer_.resize(std::min(2 * end_, buffer_bytes_));
   }
   co_return Status{};
 }
@@ -116,6 +120,27 @@ Task<Status> BufferedReader::ReadExact(MutableBytes into) {
   std::memcpy(into.data(), buffer_.data() + begin_, into.size());
   begin_ += into.size();
   co_return Status{};
+}
+
+template <class Container>
+Task<Status> BufferedReader::ReadInto(Container& into, std::size_t count) {
+  constexpr std::size_t kStepBytes = 64 << 10;
+  into.clear();
+  while (into.size() < count) {
+    const std::size_t have = into.size();
+    into.resize(std::min(count, std::max(kStepBytes, 2 * have)));
+    const MutableBytes piece(reinterpret_cast<std::byte*>(into.data()) + have, into.size() - have);
+    const Status read = co_await ReadExact(piece);
+    if (!read) co_return read;
+  }
+  co_return Status{};
+}
+
+Task<Status> BufferedReader::ReadGrowing(std::string& into, std::size_t count) {
+  return ReadInto(into, count);
+}
+Task<Status> BufferedReader::ReadGrowing(std::vector<std::byte>& into, std::size_t count) {
+  return ReadInto(into, count);
 }
 
 Task<Status> BufferedReader::ReadExactV(std::span<MutableBytes> into) {
@@ -145,12 +170,9 @@ Task<Result<Frame>> BufferedReader::ReadFrame() {
   const Result<FrameHeader> header = co_await ReadHeader();
   if (!header) co_return Fail(header.error());
   Frame frame{*header, {}, {}};
-  frame.body.resize(header->body_bytes);
-  const MutableBytes body(reinterpret_cast<std::byte*>(frame.body.data()), frame.body.size());
-  const Status body_read = co_await ReadExact(body);
+  const Status body_read = co_await ReadGrowing(frame.body, header->body_bytes);
   if (!body_read) co_return Fail(body_read.error());
-  frame.payload.resize(header->payload_bytes);
-  const Status payload_read = co_await ReadExact(frame.payload);
+  const Status payload_read = co_await ReadGrowing(frame.payload, header->payload_bytes);
   if (!payload_read) co_return Fail(payload_read.error());
   co_return frame;
 }

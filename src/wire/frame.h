@@ -67,11 +67,16 @@ struct Frame {
 /// none extra. Lives on the stream's loop; one coroutine reads at a time.
 class BufferedReader {
  public:
-  /// Reads ahead as much as its buffer holds, at least 4096: what follows a small frame comes with
-  /// it, but a part of a large one is copied once more.
+  /// Reads ahead as much as its buffer holds, `buffer_bytes` at most: what follows a small frame
+  /// comes with it, but a part of a large one is copied once more. The buffer begins small, because
+  /// idle connections are many, and grows while more comes than it holds.
   explicit BufferedReader(std::shared_ptr<Stream> stream, std::size_t buffer_bytes = 64 << 10);
   /// Fills `into`; large remainders are read straight into it.
   [[nodiscard]] Task<Status> ReadExact(MutableBytes into);
+  /// Reads `count` bytes into `into`, which grows while they come: a peer that only announces them
+  /// takes no memory.
+  [[nodiscard]] Task<Status> ReadGrowing(std::string& into, std::size_t count);
+  [[nodiscard]] Task<Status> ReadGrowing(std::vector<std::byte>& into, std::size_t count);
   /// Fills every span, in order, in as few system calls as it can. What lies in `into` afterwards
   /// is of no use.
   [[nodiscard]] Task<Status> ReadExactV(std::span<MutableBytes> into);
@@ -88,6 +93,9 @@ class BufferedReader {
   [[nodiscard]] const std::shared_ptr<Stream>& shared_stream() const noexcept { return stream_; }
 
  private:
+  template <class Container>
+  Task<Status> ReadInto(Container& into, std::size_t count);
+
   // Shared with whoever writes to the stream: either end may be the last.
   std::shared_ptr<Stream> stream_;
   const std::size_t buffer_bytes_;

@@ -53,18 +53,20 @@ void PortServer::Close(const Error& cause) {
 }
 
 Task<void> PortServer::AcceptLoop(std::shared_ptr<Listener> listener) {
+  bool refusing = false;  // the last connection could not be accepted: that is said once
   while (!closed_) {
     Result<std::unique_ptr<Stream>> accepted = co_await listener->Accept();
     if (closed_) co_return;
     if (!accepted) {
       if (accepted.error().id == ErrorId::kClosed) co_return;
-      MC_LOG(warn, "{}", accepted.error().Text());
+      if (!std::exchange(refusing, true)) MC_LOG(warn, "{}", accepted.error().Text());
       constexpr Duration kPause =
           std::chrono::milliseconds(100);  // out of descriptors: some come back
       co_await world_.clock.SleepFor(world_.control, kPause);
       continue;
     }
-    if (connections_ >= options_.connections_max) {
+    refusing = false;
+    if (IsFull()) {
       refused_.Add();
       continue;
     }
@@ -80,6 +82,12 @@ Task<void> PortServer::AcceptLoop(std::shared_ptr<Listener> listener) {
             me->connections_ -= 1;
           }(shared_from_this(), std::move(stream)));
   }
+}
+
+bool PortServer::IsFull() {
+  if (connections_ + data_.size() < options_.connections_max) return false;
+  std::erase_if(data_, [](const std::weak_ptr<Stream>& stream) { return stream.expired(); });
+  return connections_ + data_.size() >= options_.connections_max;
 }
 
 Task<void> PortServer::Handle(std::shared_ptr<Stream> stream) {
@@ -132,7 +140,10 @@ Task<void> PortServer::HandleFrames(std::unique_ptr<BufferedReader> reader,
     co_return;
   }
   if (handshake->purpose != kPurposeRpc) {
-    if (on_data) on_data(std::move(*handshake));
+    if (on_data) {
+      data_.push_back(stream);
+      on_data(std::move(*handshake));
+    }
     co_return;
   }
   const auto connection = std::make_shared<RpcConnection>(

@@ -15,7 +15,7 @@
 namespace mooncake {
 
 struct PortServerOptions {
-  std::size_t connections_max = 4096;
+  std::size_t connections_max = 4096;  ///< Of every kind, those of transports among them.
   Duration handshake_timeout =
       std::chrono::seconds(5);  ///< From the connection to the end of the first frame.
   HttpLimits http;
@@ -43,6 +43,7 @@ class PortServer : public std::enable_shared_from_this<PortServer> {
 
  private:
   Task<void> AcceptLoop(std::shared_ptr<Listener> listener);
+  [[nodiscard]] bool IsFull();
   Task<void> Handle(std::shared_ptr<Stream> stream);
   Task<void> HandleFrames(std::unique_ptr<BufferedReader> reader,
                           std::shared_ptr<StreamDeadline> limit);
@@ -54,6 +55,7 @@ class PortServer : public std::enable_shared_from_this<PortServer> {
   std::vector<std::shared_ptr<Listener>> listeners_;
   std::map<std::uint64_t, std::shared_ptr<Stream>> streams_;  // by number, in order of their coming
   std::map<std::uint64_t, std::shared_ptr<RpcConnection>> rpc_;
+  std::vector<std::weak_ptr<Stream>> data_;  // handed over to transports
   std::uint64_t next_number_ = 1;
   Counter& accepted_;
   Counter& refused_;

@@ -49,8 +49,9 @@ std::uint32_t RingClient::RegionIndex(RegionId id, const PeerRegions& regions, b
   if (*added) {
     known = {id, posted_, static_cast<std::uint32_t>(regions_.size())};
     const RegionInfo* const info = regions.Find(id);
-    MC_ASSERT(info != nullptr);  // CheckTransfer() found it, and PeerRegions forgets none
-    regions_.push_back({static_cast<std::uint64_t>(id), static_cast<std::uint64_t>(info->key)});
+    // Unregistered since the transfer was checked: the peer will say so.
+    const RegionKey key = info == nullptr ? RegionKey{} : info->key;
+    regions_.push_back({static_cast<std::uint64_t>(id), static_cast<std::uint64_t>(key)});
   }
   return known.index;
 }

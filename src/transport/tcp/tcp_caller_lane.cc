@@ -22,20 +22,26 @@ constexpr std::size_t kPrefetchAhead = 8;  // of short ranges
 
 TcpCallerLane::TcpCallerLane(World& world, const CopyEngine& copy, std::uint64_t frame_bytes_max,
                              std::unique_ptr<ThreadStream> stream)
-    : world_(world),
-      copy_(copy),
-      frame_bytes_max_(frame_bytes_max),
-      stream_(std::move(stream)),
-      ahead_(kAheadBytes) {}
+    : world_(world), copy_(copy), frame_bytes_max_(frame_bytes_max), stream_(std::move(stream)) {}
 
 void TcpCallerLane::Close() noexcept {
   usable_.store(false, std::memory_order_release);
+  const std::lock_guard lock(replacing_);
   stream_->Close();
+}
+
+void TcpCallerLane::Revive(std::unique_ptr<ThreadStream> stream) {
+  const std::lock_guard lock(replacing_);
+  stream_ = std::move(stream);
+  sent_ = settled_ = 0;
+  begin_ = end_ = 0;
+  usable_.store(true, std::memory_order_release);
 }
 
 Status TcpCallerLane::Run(const Transfer& transfer, const PeerRegions& regions) {
   MC_TRY_STATUS(CheckPace(transfer, world_.clock));
   refused_ = {};
+  ahead_.resize(kAheadBytes);  // not before: idle connections are many
   Status status =
       transfer.direction == Direction::kWrite ? Write(transfer, regions) : Read(transfer, regions);
   if (status) return std::exchange(refused_, {});

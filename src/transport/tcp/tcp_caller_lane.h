@@ -28,6 +28,8 @@ class TcpCallerLane {
   [[nodiscard]] bool usable() const noexcept { return usable_.load(std::memory_order_acquire); }
   /// A Run() in progress ends, with kPathFailed. Any thread; idempotent.
   void Close() noexcept;
+  /// Usable again, over a new connection. Under `turn`.
+  void Revive(std::unique_ptr<ThreadStream> stream);
 
  private:
   struct Asked {
@@ -50,7 +52,8 @@ class TcpCallerLane {
   World& world_;
   const CopyEngine copy_;
   const std::uint64_t frame_bytes_max_;
-  const std::unique_ptr<ThreadStream> stream_;
+  std::mutex replacing_;  // held by whoever uses `stream_` without `turn`, or replaces it
+  std::unique_ptr<ThreadStream> stream_;  // guarded by `turn` or replacing_; written under both
   std::atomic<bool> usable_ = true;
   std::uint64_t sent_ = 0;     // id of the last frame
   std::uint64_t settled_ = 0;  // every frame up to this one has been answered

@@ -14,6 +14,10 @@ constexpr Duration kRoundTrip = std::chrono::microseconds(80);  // both sides ar
 constexpr double kNanosecondsPerRange = 60;
 constexpr double kNanosecondsPerByte = 0.3;
 
+bool IsCancelled(const Transfer& transfer) noexcept {
+  return transfer.cancelled != nullptr && *transfer.cancelled;
+}
+
 }  // namespace
 
 TcpPath::TcpPath(World& world, std::shared_ptr<const PeerInfo> peer, const CopyEngine& copy,
@@ -72,6 +76,7 @@ Status TcpPath::Run(const Transfer& transfer) {
   const bool observe = CostModel::IsWorthObserving(transfer);
   const Instant begin = observe ? world_.clock.Now() : Instant{};
   Status status = mine->Run(transfer, *peer_->regions);
+  if (!mine->usable()) on_lane_lost_(mine);
   if (status) {
     if (observe) cost_.Observe(transfer, world_.clock.Now() - begin);
     (transfer.direction == Direction::kWrite ? sent_bytes_ : received_bytes_)
@@ -104,6 +109,14 @@ void TcpPath::Start(const Transfer& transfer, std::function<void(Status)> done) 
   WakeLanes();
 }
 
+void TcpPath::EndCancelled() {
+  const std::vector<OperationPtr> operations = operations_;
+  for (const OperationPtr& operation : operations) {
+    if (!operation->outcome && IsCancelled(*operation->transfer))
+      Finish(operation, Fail(ErrorId::kCancelled, {}));
+  }
+}
+
 void TcpPath::WakeLanes() {
   for (const LanePtr& lane : lanes_) lane->wake.Notify();
 }
@@ -111,8 +124,7 @@ void TcpPath::WakeLanes() {
 TcpPath::OperationPtr TcpPath::NextToSend() {
   while (!queue_.empty()) {
     const OperationPtr operation = queue_.front();
-    if (!operation->outcome && operation->transfer->cancelled != nullptr &&
-        *operation->transfer->cancelled) {
+    if (!operation->outcome && IsCancelled(*operation->transfer)) {
       Finish(operation, Fail(ErrorId::kCancelled, {}));
     }
     if (!operation->outcome && !operation->all_sent()) return operation;
@@ -140,7 +152,7 @@ Task<void> TcpPath::SendLoop(LanePtr lane) {
     frame.header.id = lane->next_id++;
     operation->frames += 1;
     operation->io += 1;
-    lane->touching.insert(operation.get());
+    lane->sending = operation.get();
     lane->pending.emplace(frame.header.id, Pending{operation, operation->transfer->direction,
                                                    std::move(frame.local)});
     const FrameHeaderBytes header = Encode(frame.header);
@@ -148,7 +160,7 @@ Task<void> TcpPath::SendLoop(LanePtr lane) {
     buffers.insert(buffers.end(), frame.payload.begin(), frame.payload.end());
     const Status written = co_await lane->reader->stream().Write(buffers);
     operation->io -= 1;
-    lane->touching.erase(operation.get());
+    lane->sending = nullptr;
     if (written && frame.header.kind == FrameKind::kWrite) sent_bytes_.Add(frame.payload_bytes);
     if (!written) CloseLane(lane, written.error());
     Report(operation);
@@ -215,7 +227,7 @@ Task<Status> TcpPath::ReceiveData(Lane& lane, const FrameHeader& header) {
   Status received;
   if (direct) {
     operation->io += 1;
-    lane.touching.insert(operation.get());
+    lane.receiving = operation.get();
     std::vector<MutableBytes> into = pending.local;
     auto read_all = lane.reader->ReadExactV(into);
     received = co_await std::move(read_all);
@@ -224,7 +236,7 @@ Task<Status> TcpPath::ReceiveData(Lane& lane, const FrameHeader& header) {
         crc = copy_.Crc32c(range.data(), range.size(), crc);
     }
     operation->io -= 1;
-    lane.touching.erase(operation.get());
+    lane.receiving = nullptr;
   } else {
     lane.receive_staging.resize(std::max<std::size_t>(lane.receive_staging.size(), expected));
     const MutableBytes staged = MutableBytes(lane.receive_staging).first(expected);
@@ -290,7 +302,7 @@ void TcpPath::Finish(const OperationPtr& operation, Status status) {
     if (failed && operation->io > 0) {
       const std::vector<LanePtr> lanes = lanes_;
       for (const LanePtr& lane : lanes) {
-        if (lane->touching.contains(operation.get())) {
+        if (lane->sending == operation.get() || lane->receiving == operation.get()) {
           CloseLane(lane, Error{ErrorId::kPathFailed, "a transfer over it was given up half-way"});
         }
       }
@@ -323,11 +335,13 @@ void TcpPath::CloseLane(const LanePtr& lane, const Error& cause) {
     Finish(pending.operation, Fail(failed));
   }
   if (lanes_.empty()) CloseNow(failed);
+  if (!closed_) on_lane_lost_(nullptr);
 }
 
 void TcpPath::CloseNow(const Error& cause) {
   if (closed_) return;
   closed_ = cause;
+  ended_ = true;
   const std::vector<LanePtr> lanes = lanes_;
   for (const LanePtr& lane : lanes) CloseLane(lane, cause);
   queue_.clear();
@@ -335,10 +349,19 @@ void TcpPath::CloseNow(const Error& cause) {
   for (const OperationPtr& operation : operations) Finish(operation, Fail(cause));
 }
 
+void TcpPath::Revive(TcpCallerLane& lane, std::unique_ptr<ThreadStream> stream) {
+  const CallGate::Pass pass(callers_);
+  if (callers_.closed()) return;
+  const std::lock_guard turn(lane.turn);  // nobody keeps the turn of a lane that is not usable
+  lane.Revive(std::move(stream));
+}
+
 void TcpPath::Close() noexcept {
+  ended_ = true;
   callers_.Close();
   for (const auto& lane : caller_lanes_) lane->Close();
   callers_.AwaitEmpty();
+  for (const auto& lane : caller_lanes_) lane->Close();  // one may have been revived meanwhile
   Post(world_.data, [self = shared_from_this()] {
     self->CloseNow(Error{ErrorId::kPathFailed, "the path was closed"});
   });

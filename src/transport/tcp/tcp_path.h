@@ -5,7 +5,6 @@
 #include <deque>
 #include <map>
 #include <memory>
-#include <unordered_set>
 #include <vector>
 
 #include "base/metrics.h"
@@ -26,8 +25,15 @@ class TcpPath final : public Path, public std::enable_shared_from_this<TcpPath> 
   void SetCallerLanes(std::vector<std::unique_ptr<TcpCallerLane>> lanes) {
     caller_lanes_ = std::move(lanes);
   }
+  /// Called when a transfer that was given up half-way has taken a connection with it, of calling
+  /// threads (then with that lane) or of the data loop (null). Any thread. Before the path is used.
+  void OnLaneLost(std::function<void(TcpCallerLane*)> call) { on_lane_lost_ = std::move(call); }
   /// A connection over which the peer has agreed to carry data. On the data loop.
   void AddLane(std::unique_ptr<BufferedReader> reader);
+  /// The same for a lane of this path that was lost. Any thread but the callers' own.
+  void Revive(TcpCallerLane& lane, std::unique_ptr<ThreadStream> stream);
+  /// Nothing can be sent over it any more. Any thread.
+  [[nodiscard]] bool is_closed() const noexcept { return ended_; }
 
   std::optional<Duration> Estimate(const Transfer& transfer) const override;
   bool IsPrepared(const Transfer&) const override { return true; }
@@ -36,6 +42,7 @@ class TcpPath final : public Path, public std::enable_shared_from_this<TcpPath> 
   bool MayRun(const Transfer& transfer) const noexcept override;
   Status Run(const Transfer& transfer) override;
   void Start(const Transfer& transfer, std::function<void(Status)> done) override;
+  void EndCancelled() override;
   void Forget(RegionId) override {}  // the peer checks its own table at each frame
   void Close() noexcept override;
 
@@ -66,8 +73,9 @@ class TcpPath final : public Path, public std::enable_shared_from_this<TcpPath> 
     std::uint64_t next_id = 1;
     Signal wake;
     bool open = true;
-    std::unordered_set<Operation*>
-        touching;         // operations whose memory this lane reads or writes right now
+    // Whose memory this lane reads and writes right now.
+    const Operation* sending = nullptr;
+    const Operation* receiving = nullptr;
     OutgoingFrame frame;  // that is being sent
     std::vector<std::byte> receive_staging;
   };
@@ -92,6 +100,8 @@ class TcpPath final : public Path, public std::enable_shared_from_this<TcpPath> 
   TcpOptions options_;
   Counter& sent_bytes_;
   Counter& received_bytes_;
+  std::function<void(TcpCallerLane*)> on_lane_lost_;
+  std::atomic<bool> ended_ = false;
   std::vector<std::unique_ptr<TcpCallerLane>> caller_lanes_;
   CallGate callers_;
   std::vector<LanePtr> lanes_;

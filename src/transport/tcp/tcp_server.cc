@@ -44,8 +44,10 @@ Result<Resolved> Resolve(const RegionTable& regions, const DataBody& body, Acces
 
 class DataServer {
  public:
-  DataServer(std::shared_ptr<ServedLane> lane, std::shared_ptr<const TcpServerContext> context)
-      : lane_(std::move(lane)),
+  DataServer(World& world, std::shared_ptr<ServedLane> lane,
+             std::shared_ptr<const TcpServerContext> context)
+      : world_(world),
+        lane_(std::move(lane)),
         reader_(lane_->stream, kDataAheadBytes),
         shared_(std::move(context)),
         context_(*shared_) {}
@@ -54,9 +56,9 @@ class DataServer {
     for (;;) {
       const Result<FrameHeader> header = co_await reader_.ReadHeader();
       if (!header) co_return Fail(header.error());
-      std::string text(header->body_bytes, '\0');
-      const Status read = co_await reader_.ReadExact(
-          MutableBytes(reinterpret_cast<std::byte*>(text.data()), text.size()));
+      lane_->frame_begun = world_.clock.Now();
+      std::string text;
+      const Status read = co_await reader_.ReadGrowing(text, header->body_bytes);
       if (!read) co_return Fail(read.error());
       const Result<DataBody> body = DecodeDataBody(AsBytes(text));
       if (!body) co_return Fail(body.error());
@@ -70,6 +72,7 @@ class DataServer {
         handled = co_await Read(*header, *body);
       }
       if (!handled) co_return handled;
+      lane_->frame_begun.reset();
     }
   }
 
@@ -204,15 +207,23 @@ class DataServer {
     co_return co_await WriteFrame(reader_.stream(), header, bytes, {});
   }
 
+  // What belongs nowhere, in steps: whoever shows no key gets no memory.
   Task<Status> Skip(std::size_t count) {
-    Stage(count);
-    const MutableBytes skipped = MutableBytes(staging_).first(count);
-    co_return co_await reader_.ReadExact(skipped);
+    constexpr std::size_t kStepBytes = 64 << 10;
+    Stage(std::min(count, kStepBytes));
+    while (count > 0) {
+      const std::size_t step = std::min(count, kStepBytes);
+      const Status read = co_await reader_.ReadExact(MutableBytes(staging_).first(step));
+      if (!read) co_return read;
+      count -= step;
+    }
+    co_return Status{};
   }
 
   static Error Ended() { return {ErrorId::kClosed, "the peer has given this connection up"}; }
   void Stage(std::size_t count) { staging_.resize(std::max(staging_.size(), count)); }
 
+  World& world_;
   std::shared_ptr<ServedLane> lane_;  // shared with the transport, which may end it
   BufferedReader reader_;
   std::shared_ptr<const TcpServerContext> shared_;
@@ -225,16 +236,60 @@ class DataServer {
 
 }  // namespace
 
-Task<void> ServeTcpData(std::shared_ptr<ServedLane> lane,
+Task<void> ServeTcpData(World& world, std::shared_ptr<ServedLane> lane,
                         std::shared_ptr<const TcpServerContext> context) {
   const std::shared_ptr<Stream> stream = lane->stream;
-  DataServer server(std::move(lane), std::move(context));
+  DataServer server(world, std::move(lane), std::move(context));
   const Status ended = co_await server.Run();
   if (!ended && ended.error().code() == Errc::kCorrupt) {
     MC_LOG(info, "{}",
            Within("data connection from " + ToString(stream->remote()), ended.error()).Text());
   }
   stream->Close();
+}
+
+void ServedLanes::Add(std::shared_ptr<ServedLane> lane) {
+  Tidy();
+  lanes_.push_back(std::move(lane));
+  if (!timer_) timer_ = world_.clock.MakeTimer(world_.data);
+  if (!std::exchange(watching_, true)) WatchOn();
+}
+
+void ServedLanes::WatchOn() {
+  constexpr int kLooksPerTimeout = 4;
+  timer_->At(After(world_.clock.Now(), frame_timeout_ / kLooksPerTimeout),
+             [weak = weak_from_this()] {
+               if (const auto self = weak.lock()) self->Look();
+             });
+}
+
+void ServedLanes::Look() {
+  const Instant now = world_.clock.Now();
+  for (const auto& weak : lanes_) {
+    const auto lane = weak.lock();
+    if (!lane || !lane->frame_begun || now - *lane->frame_begun < frame_timeout_) continue;
+    MC_LOG(info, "data connection from {}: a frame that did not end within {} s",
+           ToString(lane->stream->remote()),
+           std::chrono::duration_cast<std::chrono::seconds>(frame_timeout_).count());
+    lane->End();
+  }
+  Tidy();
+  watching_ = !lanes_.empty();
+  if (watching_) WatchOn();
+}
+
+void ServedLanes::EndOf(const InstanceId& peer) {
+  for (const auto& weak : lanes_) {
+    const auto lane = weak.lock();
+    if (lane && lane->peer == peer) lane->End();
+  }
+}
+
+void ServedLanes::Close() {
+  timer_ = nullptr;
+  for (const auto& weak : lanes_) {
+    if (const auto lane = weak.lock()) lane->End();
+  }
 }
 
 }  // namespace mooncake

@@ -6,14 +6,75 @@
 namespace mooncake {
 namespace {
 
+constexpr Duration kRedialDelayMin = std::chrono::milliseconds(20);
+constexpr Duration kRedialDelayMax = std::chrono::seconds(2);
+constexpr Duration kRedialTimeout = std::chrono::seconds(3);
+
+// Makes the connections of paths; shared with whoever waits for one, who may outlast the transport.
+// On the control loop.
+class TcpDialer : public std::enable_shared_from_this<TcpDialer> {
+ public:
+  TcpDialer(World& world, std::function<Introduction()> introduce)
+      : world_(world), introduce_(std::move(introduce)) {}
+
+  /// kClosed after Close(), also when that comes while it waits.
+  Task<Result<std::shared_ptr<Stream>>> DialLane(std::shared_ptr<const PeerInfo> peer,
+                                                 Instant deadline) {
+    const auto self = shared_from_this();
+    if (closed_) co_return Fail(ErrorId::kClosed, "the transport stops");
+    auto dial =
+        Dial(world_, world_.control, peer->endpoint, introduce_(), "tcp", peer->id, deadline);
+    Result<Handshake> handshake = co_await std::move(dial);
+    if (!handshake) co_return Fail(handshake.error());
+    if (closed_) co_return Fail(ErrorId::kClosed, "the transport stops");
+    co_return handshake->reader->shared_stream();
+  }
+
+  /// Hands a connection to the data loop.
+  Status AddTo(const std::shared_ptr<TcpPath>& path, const std::shared_ptr<Stream>& stream) {
+    MC_TRY_STATUS(stream->MoveTo(world_.data));
+    Post(world_.data, [path, stream] {
+      path->AddLane(std::make_unique<BufferedReader>(stream, kDataAheadBytes));
+    });
+    return {};
+  }
+
+  /// A path that has lost a connection gets another one, as long as it is open.
+  Task<void> Replace(std::weak_ptr<TcpPath> weak, std::shared_ptr<const PeerInfo> peer,
+                     TcpCallerLane* lane) {
+    const auto self = shared_from_this();
+    for (Duration delay = kRedialDelayMin;; delay = std::min(2 * delay, kRedialDelayMax)) {
+      co_await world_.clock.SleepFor(world_.control, delay);
+      if (const auto path = weak.lock(); closed_ || !path || path->is_closed()) co_return;
+      auto dial = DialLane(peer, After(world_.clock.Now(), kRedialTimeout));
+      const Result<std::shared_ptr<Stream>> stream = co_await std::move(dial);
+      const auto path = weak.lock();
+      if (closed_ || !path || path->is_closed()) co_return;
+      if (!stream) continue;
+      if (lane == nullptr && AddTo(path, *stream)) co_return;
+      if (lane == nullptr) continue;
+      if (std::unique_ptr<ThreadStream> taken = (*stream)->TakeForThreads())
+        path->Revive(*lane, std::move(taken));
+      co_return;
+    }
+  }
+
+  void Close() noexcept { closed_ = true; }
+
+ private:
+  World& world_;
+  std::function<Introduction()> introduce_;
+  std::atomic<bool> closed_ = false;
+};
+
 class TcpTransport final : public Transport {
  public:
   TcpTransport(World& world, Metrics& metrics, std::shared_ptr<const RegionTable> regions,
                const CopyEngine& copy, std::function<Introduction()> introduce, TcpOptions options)
       : world_(world),
         copy_(copy),
-        introduce_(std::move(introduce)),
         options_(options),
+        dialer_(std::make_shared<TcpDialer>(world, std::move(introduce))),
         sent_bytes_(metrics.AddCounter("mooncake_tcp_sent_bytes_total",
                                        "Bytes of transfers sent over TCP.")),
         received_bytes_(metrics.AddCounter("mooncake_tcp_received_bytes_total",
@@ -21,7 +82,8 @@ class TcpTransport final : public Transport {
         server_(std::make_shared<const TcpServerContext>(
             TcpServerContext{std::move(regions), copy, received_bytes_, sent_bytes_,
                              metrics.AddCounter("mooncake_tcp_corrupt_frames_total",
-                                                "Data frames whose CRC32C did not fit.")})) {}
+                                                "Data frames whose CRC32C did not fit.")})),
+        served_(std::make_shared<ServedLanes>(world, options.frame_timeout)) {}
 
   std::string_view name() const noexcept override { return "tcp"; }
   std::string Advertise() const override { return "1"; }
@@ -32,32 +94,30 @@ class TcpTransport final : public Transport {
       co_return Fail(ErrorId::kPathUnusable, "the peer does not offer tcp");
     const auto path =
         std::make_shared<TcpPath>(world_, peer, copy_, options_, sent_bytes_, received_bytes_);
+    path->OnLaneLost([loop = world_.control, dialer = dialer_, weak = std::weak_ptr(path),
+                      peer](auto* lane) {
+      Post(loop,
+           [loop, dialer, weak, peer, lane] { Spawn(loop, dialer->Replace(weak, peer, lane)); });
+    });
     std::vector<std::unique_ptr<TcpCallerLane>> caller_lanes;
     for (std::size_t i = 0; i < options_.lanes + options_.caller_lanes; ++i) {
-      auto dial = Dial(world_, world_.control, peer->endpoint, introduce_(), std::string(name()),
-                       peer->id, deadline);
-      Result<Handshake> handshake = co_await std::move(dial);
-      if (!handshake || closed_) {
+      auto dial = dialer_->DialLane(peer, deadline);
+      const Result<std::shared_ptr<Stream>> stream = co_await std::move(dial);
+      if (!stream) {
         path->Close();
-        co_return handshake ? Fail(ErrorId::kClosed, "the transport stops")
-                            : Fail(handshake.error());
+        co_return Fail(stream.error());
       }
-      std::shared_ptr<Stream> stream = handshake->reader->shared_stream();
       if (i >= options_.lanes) {
-        std::unique_ptr<ThreadStream> taken = stream->TakeForThreads();
+        std::unique_ptr<ThreadStream> taken = (*stream)->TakeForThreads();
         if (!taken) break;
         caller_lanes.push_back(std::make_unique<TcpCallerLane>(
             world_, copy_, options_.frame_bytes_max, std::move(taken)));
         continue;
       }
-      const Status moved = stream->MoveTo(world_.data);
-      if (!moved) {
+      if (const Status added = dialer_->AddTo(path, *stream); !added) {
         path->Close();
-        co_return Fail(moved.error());
+        co_return Fail(added.error());
       }
-      Post(world_.data, [path, stream] {
-        path->AddLane(std::make_unique<BufferedReader>(stream, kDataAheadBytes));
-      });
     }
     path->SetCallerLanes(std::move(caller_lanes));
     std::erase_if(paths_, [](const std::weak_ptr<TcpPath>& p) { return p.expired(); });
@@ -67,46 +127,37 @@ class TcpTransport final : public Transport {
 
   void Serve(std::shared_ptr<Stream> stream, std::shared_ptr<const PeerInfo> peer) override {
     if (closed_) return stream->Close();
-    std::erase_if(served_, [](const std::weak_ptr<ServedLane>& l) { return l.expired(); });
     stream->ExpectMore();
     auto lane = std::make_shared<ServedLane>(ServedLane{std::move(stream), peer->id});
-    served_.push_back(lane);
-    Spawn(world_.data, ServeTcpData(std::move(lane), server_));
+    served_->Add(lane);
+    Spawn(world_.data, ServeTcpData(world_, std::move(lane), server_));
   }
 
   bool lands_late() const noexcept override { return true; }
-  void EndTransfersOf(const InstanceId& peer) override {
-    for (const auto& weak : served_) {
-      const auto lane = weak.lock();
-      if (lane && lane->peer == peer) lane->End();
-    }
-  }
+  void EndTransfersOf(const InstanceId& peer) override { served_->EndOf(peer); }
 
   void Close() noexcept override {
-    // `served_` belongs to the data loop, `paths_` to the control loop; each end closes where it
-    // lives.
+    // What is served belongs to the data loop, `paths_` to the control loop; each end closes where
+    // it lives.
     closed_ = true;
+    dialer_->Close();
     for (const auto& weak : paths_) {
       if (const auto path = weak.lock()) path->Close();
     }
-    Post(world_.data, [lanes = served_] {
-      for (const auto& weak : lanes) {
-        if (const auto lane = weak.lock()) lane->End();
-      }
-    });
+    Post(world_.data, [served = served_] { served->Close(); });
   }
 
  private:
   World& world_;
   CopyEngine copy_;
-  std::function<Introduction()> introduce_;
   TcpOptions options_;
+  const std::shared_ptr<TcpDialer> dialer_;
   Counter& sent_bytes_;
   Counter& received_bytes_;
   std::shared_ptr<const TcpServerContext> server_;
   std::atomic<bool> closed_ = false;
   std::vector<std::weak_ptr<TcpPath>> paths_;
-  std::vector<std::weak_ptr<ServedLane>> served_;
+  const std::shared_ptr<ServedLanes> served_;
 };
 
 }  // namespace
