@@ -6,11 +6,29 @@
 
 namespace mooncake {
 
-Result<HttpUrl> ParseTarget(std::string_view text) {
-  if (text.find("://") != std::string_view::npos) return ParseHttpUrl(text);
-  MC_TRY(HostPort parts, ParseHostPort(text));
-  if (parts.port == 0) return Fail(ErrorId::kBadAddress, fmt::format("\"{}\" has no port", text));
-  return HttpUrl{.host = std::move(parts.host), .port = parts.port};
+HttpUrl MakeTarget(HostPort at, const Credentials& credentials) {
+  HttpUrl target{.host = std::move(at.host), .port = at.port};
+  target.context = credentials.tls;
+  target.tls = target.context != nullptr;
+  if (credentials.secret) target.authorization = "Bearer " + credentials.secret->HttpToken();
+  return target;
+}
+
+Result<HttpUrl> ParseTarget(std::string_view text, const Credentials& credentials) {
+  if (text.find("://") == std::string_view::npos) {
+    MC_TRY(HostPort parts, ParseHostPort(text));
+    if (parts.port == 0) return Fail(ErrorId::kBadAddress, fmt::format("\"{}\" has no port", text));
+    return MakeTarget(std::move(parts), credentials);
+  }
+  MC_TRY(const HttpUrl url, ParseHttpUrl(text));
+  HttpUrl target = MakeTarget({url.host, url.port}, credentials);
+  target.target = url.target;
+  target.tls = url.tls;
+  if (target.tls && !target.context) {
+    return Fail(ErrorId::kBadCredentials,
+                fmt::format("\"{}\" needs tls_certificate and tls_ca", text));
+  }
+  return target;
 }
 
 std::string Describe(const HttpUrl& target) { return ToString(HostPort{target.host, target.port}); }
