@@ -13,7 +13,7 @@ namespace mooncake {
 namespace {
 
 constexpr OptionSpec kOwnOptions[] = {
-    {"listen", "0.0.0.0:7700", Unit::kText, "Address and port to listen at."},
+    {"listen", "0.0.0.0:7700", Unit::kText, "Address and port to listen at; port 0 is any free one."},
     {"http", "false", Unit::kFlag,
      "Also serve /metadata on that port, as the HTTP metadata service of the public project."},
     {"log_level", "info", Unit::kChoice, "What is logged to stderr.", "debug|info|warn|error|off"},
@@ -26,7 +26,7 @@ int RunDirectory(CommandInput& input) {
     return Report({ErrorId::kUsage, fmt::format("\"{}\" is no flag", input.words[0])});
   SetLogLevel(input.options.Text("log_level"));
   World& world = input.real.world();
-  const Result<Endpoint> at = ParseEndpoint(input.options.Text("listen"));
+  const Result<Endpoint> at = ParseListenAddress(input.options.Text("listen"));
   if (!at) return Report(Within("--listen", at.error()));
   const Result<Credentials> credentials = LoadCredentials(world.files, input.options);
   if (!credentials) return Report(credentials.error());

@@ -283,20 +283,19 @@ class TlsStream final : public Stream {
     const long verified = SSL_get_verify_result(ssl_.get());
     if (verified != X509_V_OK) {
       ERR_clear_error();
-      return {ErrorId::kTlsFailed,
-              fmt::format("the certificate of {} is not accepted: {}", ToString(remote()),
-                          X509_verify_cert_error_string(verified))};
+      return {ErrorId::kTlsFailed, fmt::format("its certificate is not accepted: {}",
+                                               X509_verify_cert_error_string(verified))};
     }
     const int reason = ERR_GET_REASON(ERR_peek_last_error());
     const std::string text = TakeReason();
     if (reason == SSL_R_WRONG_VERSION_NUMBER || reason == SSL_R_HTTP_REQUEST) {
-      return {ErrorId::kTlsFailed, ToString(remote()) + " does not speak TLS"};
+      return {ErrorId::kTlsFailed, "it does not speak TLS"};
     }
     // OpenSSL numbers the alerts of the other side from here on.
     if (reason >= SSL_AD_REASON_OFFSET) {
-      return {ErrorId::kTlsFailed, fmt::format("{} refuses: {}", ToString(remote()), text)};
+      return {ErrorId::kTlsFailed, "it refuses: " + text};
     }
-    return {ErrorId::kTlsFailed, fmt::format("with {}: {}", ToString(remote()), text)};
+    return {ErrorId::kTlsFailed, text};
   }
 
   std::shared_ptr<Stream> plain_;

@@ -48,14 +48,28 @@ Error AboutTarget(const HttpUrl& target, const Error& error) {
   }
 }
 
-Task<Result<std::string>> FetchCluster(World& world, HttpUrl target, Instant deadline) {
+Task<Result<std::string>> FetchText(World& world, HttpUrl target, std::string path,
+                                    Instant deadline) {
   HttpClient client(world, world.control, target);
-  auto get = client.Send("GET", "/cluster", "", {}, deadline);
+  auto get = client.Send("GET", std::move(path), "", {}, deadline);
   Result<HttpResponse> response = co_await std::move(get);
   if (!response) co_return Fail(AboutTarget(target, response.error()));
-  const Result<ClusterView> view = ParseCluster(response->body);
-  if (!view) co_return Fail(AboutTarget(target, view.error()));
+  constexpr int kUnauthorized = 401;
+  if (response->status == kUnauthorized) {
+    co_return Fail(ErrorId::kNotProven,
+                   Describe(target) + (target.authorization.empty() ? " asks for the secret"
+                                                                    : " has another secret"));
+  }
   co_return std::move(response->body);
+}
+
+Task<Result<std::string>> FetchCluster(World& world, HttpUrl target, Instant deadline) {
+  auto fetch = FetchText(world, target, "/cluster", deadline);
+  Result<std::string> body = co_await std::move(fetch);
+  if (!body) co_return body;
+  const Result<ClusterView> view = ParseCluster(*body);
+  if (!view) co_return Fail(AboutTarget(target, view.error()));
+  co_return body;
 }
 
 }  // namespace mooncake

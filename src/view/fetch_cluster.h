@@ -20,7 +20,10 @@ namespace mooncake {
 /// kNotAnInstance. Names the target.
 [[nodiscard]] Error AboutTarget(const HttpUrl& target, const Error& error);
 
-/// The body of GET /cluster, which ParseCluster() reads. Errors: as AboutTarget().
+/// The body of GET `path`. Errors: as AboutTarget(), kNotProven.
+[[nodiscard]] Task<Result<std::string>> FetchText(World& world, HttpUrl target, std::string path,
+                                                  Instant deadline);
+/// The body of GET /cluster, which ParseCluster() reads. Errors: as FetchText().
 [[nodiscard]] Task<Result<std::string>> FetchCluster(World& world, HttpUrl target,
                                                      Instant deadline);
 

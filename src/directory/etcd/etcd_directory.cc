@@ -101,7 +101,12 @@ class EtcdClient {
     const std::string where = ToString(endpoint);
     auto send = http_->Send("POST", target, std::move(body), std::move(headers), deadline);
     const Result<HttpResponse> response = co_await std::move(send);
-    if (!response) co_return Fail(DirectoryFault(where, response.error()));
+    if (!response) {
+      Error fault = DirectoryFault(where, response.error());
+      if (response.error().id == ErrorId::kConnectionClosed && !servers_.tls)
+        fault.context += "; if it speaks TLS, write etcds://";
+      co_return Fail(std::move(fault));
+    }
     co_return Interpret(where, *response);
   }
 
