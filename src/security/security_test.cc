@@ -1,4 +1,5 @@
 // The secret and TLS by themselves; what ports make of them is in wire/secured_port_test.cc.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "base/base64.h"
@@ -36,6 +37,24 @@ TEST(ClusterSecret, AProofIsOfOneSideOneSecretAndOneConnection) {
   // Nonces of another length could shift bytes from one to the other.
   EXPECT_FALSE(secret->Accepts(secret->Prove(ProofSide::kCaller, caller + "b", callee.substr(1)),
                                ProofSide::kCaller, caller + "b", callee.substr(1)));
+}
+
+// docs/wire.md promises these bytes; computed with Python's hmac.
+TEST(ClusterSecret, Golden) {
+  const auto secret = *ClusterSecret::Make("0123456789abcdef");
+  const std::string caller(kNonceBytes, 'a');
+  const std::string callee(kNonceBytes, 'b');
+  const auto hex = [](std::string_view bytes) {
+    std::string text;
+    for (const char c : bytes) text += fmt::format("{:02x}", static_cast<unsigned char>(c));
+    return text;
+  };
+  EXPECT_EQ(hex(secret->Prove(ProofSide::kCaller, caller, callee)),
+            "e7892663a94871580cd9526797bcd96216301df3f17925d44e4201f13a7c9aff");
+  EXPECT_EQ(hex(secret->Prove(ProofSide::kCallee, caller, callee)),
+            "8132b86b97968addfde0839cdbed6e9497357c66be85c204af9b5c457e55f8b1");
+  EXPECT_EQ(secret->HttpToken(),
+            "a3069894d85b5cd5e65b9da9b279eaa91e4d53aec9421f5d8fc586169148af42");
 }
 
 TEST(ClusterSecret, HttpShowsATokenOrAPassword) {
