@@ -31,7 +31,9 @@ check_benchmarks() {
 check_sanitizer() {
   local preset="$1"
   export ASAN_OPTIONS=detect_stack_use_after_return=0:abort_on_error=0 UBSAN_OPTIONS=print_stacktrace=1
-  export TSAN_OPTIONS="halt_on_error=1 second_deadlock_stack=1"
+  # Its wrapper of send() notes what was read only after the call: a receiver in the same process that goes on at once would be
+  # taken for a race.
+  export TSAN_OPTIONS="halt_on_error=1 second_deadlock_stack=1 intercept_send=0"
   count_gtest "build/$preset/tests"
   count "$preset: simulation, 50 seeds" "build/$preset/bin/mooncake_sim" --seeds 50
   # ThreadSanitizer slows whole processes down too much for tests that set them limits of seconds.
