@@ -1,4 +1,4 @@
-# ./run check: what takes longer than the tests: lint, sanitizers, simulation, fuzzing, benchmarks with tiny inputs.
+# ./run check: what takes longer than the tests: lint, sanitizers, simulation, fuzzing, a short soak, benchmarks with tiny inputs.
 # MOONCAKE_FUZZ_SECONDS (default 30) is the time of each fuzzer.
 source scripts/lint.sh
 
@@ -9,6 +9,7 @@ run_check() {
   build_preset dev || { failed=$((failed + 1)); summary; return 1; }
   count "simulation, 500 seeds" build/bin/mooncake_sim --seeds 500
   check_benchmarks
+  count "soak, 3 minutes" quietly python3 tests/soak/soak.py --minutes 3
   local preset
   for preset in asan tsan; do
     if count "build of $preset" build_preset "$preset"; then check_sanitizer "$preset"; fi
