@@ -1,5 +1,5 @@
-# ./run check: what takes longer than the tests: lint, sanitizers, simulation, fuzzing, benchmarks with tiny inputs.
-# MOONCAKE_FUZZ_SECONDS (default 10) is the time of each fuzzer.
+# ./run check: what takes longer than the tests: lint, sanitizers, simulation, fuzzing, a short soak, benchmarks with tiny inputs.
+# MOONCAKE_FUZZ_SECONDS (default 30) is the time of each fuzzer.
 source scripts/lint.sh
 
 run_check() {
@@ -9,6 +9,7 @@ run_check() {
   build_preset dev || { failed=$((failed + 1)); summary; return 1; }
   count "simulation, 500 seeds" build/bin/mooncake_sim --seeds 500
   check_benchmarks
+  count "soak, 3 minutes" quietly python3 tests/soak/soak.py --minutes 3
   local preset
   for preset in asan tsan; do
     if count "build of $preset" build_preset "$preset"; then check_sanitizer "$preset"; fi
@@ -44,13 +45,23 @@ check_sanitizer() {
   unset ASAN_OPTIONS UBSAN_OPTIONS TSAN_OPTIONS
 }
 
-# check_fuzzers NAME...: each from its corpus, for a while; what it finds on the way stays in build/fuzz.
+# check_fuzzers NAME...: each from its corpus, for a while, two at a time; what they find on the way stays in build/fuzz.
 check_fuzzers() {
-  local seconds="${MOONCAKE_FUZZ_SECONDS:-10}" binary name
+  local seconds="${MOONCAKE_FUZZ_SECONDS:-30}" name
+  printf '%s\n' "$@" | xargs -P 2 -I{} bash -c '
+    mkdir -p "build/fuzz/corpus/{}"
+    build/fuzz/bin/fuzz_{} -max_total_time="$1" -timeout=10 -rss_limit_mb=2048 -print_final_stats=0 -artifact_prefix=build/fuzz/ \
+      "build/fuzz/corpus/{}" "tests/fuzz/corpus/{}" >"build/fuzz/{}.log" 2>&1
+    echo $? >"build/fuzz/{}.rc"' _ "$seconds"
   for name in "$@"; do
-    binary="build/fuzz/bin/fuzz_$name"
-    mkdir -p "build/fuzz/corpus/$name"
-    count "fuzz $name, $seconds s" quietly "$binary" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -print_final_stats=0 \
-      -artifact_prefix="build/fuzz/" "build/fuzz/corpus/$name" "tests/fuzz/corpus/$name"
+    count "fuzz $name, $seconds s" fuzzer_lived "$name" || true
   done
+}
+
+# What it found, if anything: the input is in build/fuzz.
+fuzzer_lived() {
+  local rc
+  rc=$(cat "build/fuzz/$1.rc")
+  [ "$rc" -eq 0 ] || tail -n 80 "build/fuzz/$1.log"
+  return "$rc"
 }

@@ -94,9 +94,17 @@ std::string ToString(const HostPort& address) {
 }
 
 Result<Endpoint> ParseEndpoint(std::string_view text) {
+  MC_TRY(const Endpoint endpoint, ParseListenAddress(text));
+  if (endpoint.port == 0)
+    return Fail(ErrorId::kBadAddress, fmt::format("\"{}\" has no port", text));
+  return endpoint;
+}
+
+Result<Endpoint> ParseListenAddress(std::string_view text) {
   MC_TRY(const HostPort parts, ParseHostPort(text));
   MC_TRY(const IpAddress address, ParseIpAddress(parts.host));
-  if (parts.port == 0) return Fail(ErrorId::kBadAddress, fmt::format("\"{}\" has no port", text));
+  if (parts.port == 0 && !text.ends_with(":0"))
+    return Fail(ErrorId::kBadAddress, fmt::format("\"{}\" has no port", text));
   return Endpoint{address, parts.port};
 }
 

@@ -44,6 +44,8 @@ struct Endpoint {
 [[nodiscard]] std::string ToString(const Endpoint& endpoint);
 /// A literal address with a port, "[v6]:port" or "v4:port". kBadAddress.
 [[nodiscard]] Result<Endpoint> ParseEndpoint(std::string_view text);
+/// The same, where to listen: port 0 is any free one.
+[[nodiscard]] Result<Endpoint> ParseListenAddress(std::string_view text);
 
 /// What a person wrote: a name or a literal address, and a port if there was one.
 struct HostPort {

@@ -48,6 +48,10 @@ TEST(Addresses, RefusesWhatIsNone) {
     EXPECT_TRUE(FailsWith(ParseHostPort(text), ErrorId::kBadAddress)) << text;
   }
   EXPECT_TRUE(FailsWith(ParseEndpoint("10.0.0.1"), ErrorId::kBadAddress));
+  EXPECT_TRUE(FailsWith(ParseEndpoint("10.0.0.1:0"), ErrorId::kBadAddress));
+  EXPECT_EQ(ToString(*ParseListenAddress("[fd00::4]:0")), "[fd00::4]:0");
+  EXPECT_TRUE(FailsWith(ParseListenAddress("10.0.0.1"), ErrorId::kBadAddress));
+  EXPECT_TRUE(FailsWith(ParseListenAddress("fd00::"), ErrorId::kBadAddress));
 }
 
 TEST(Addresses, KnowsTheirKinds) {

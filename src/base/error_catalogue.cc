@@ -57,6 +57,9 @@ constexpr std::array kCatalogue = {
     ErrorEntry{Id::kDirectoryDenied, kDenied, "the directory refuses these credentials",
                "Correct user and password in metadata_server: etcd://user:password@host:port, "
                "redis://:password@host:port."},
+    ErrorEntry{Id::kBadCredentials, kInvalidArgument,
+               "a certificate, a key or a secret cannot be used",
+               "Correct the file or the option that the message names."},
     ErrorEntry{Id::kPeerGone, kPeerGone, "the peer is gone",
                "Start it again: connections heal by themselves; its own log says why it went."},
     ErrorEntry{Id::kConnectRefused, kPeerGone, "nothing listens at the peer's address",
@@ -89,6 +92,11 @@ constexpr std::array kCatalogue = {
                "Correct the request: the message says what is wrong with it."},
     ErrorEntry{Id::kClosed, kCancelled, "this side is closing",
                "Nothing: the process was asked to stop."},
+    ErrorEntry{Id::kTlsFailed, kDenied, "no encrypted connection",
+               "Give both sides a certificate that the other side's CA has signed, or neither: the "
+               "message says what was wrong."},
+    ErrorEntry{Id::kNotProven, kDenied, "the secret of the cluster was not proven",
+               "Give every process of the cluster the same cluster_secret_file."},
     ErrorEntry{Id::kCancelled, kCancelled, "cancelled", "Nothing: somebody asked for it."},
     ErrorEntry{Id::kNoPath, kPeerGone, "no path to the peer is left",
                "Look at `mooncake status`: the path table says why each transport is not used."},

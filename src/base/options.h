@@ -2,6 +2,7 @@
 // documentation all read the same row. A later source wins: default, file, environment, flag.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -39,6 +40,18 @@ struct OptionSpec {
   std::string_view variable =
       {};  ///< Another variable for it, whole ("MC_REDIS_PASSWORD"); MOONCAKE_NAME wins.
 };
+
+/// The rows of several tables, one after another.
+template <std::size_t... Counts>
+[[nodiscard]] constexpr auto JoinOptions(const OptionSpec (&... tables)[Counts]) {
+  std::array<OptionSpec, (Counts + ...)> joined{};
+  std::size_t at = 0;
+  const auto append = [&](const auto& table) {
+    for (const OptionSpec& row : table) joined[at++] = row;
+  };
+  (append(tables), ...);
+  return joined;
+}
 
 enum class OptionOrigin { kDefault, kFile, kEnvironment, kFlag };
 [[nodiscard]] std::string_view ToString(OptionOrigin origin) noexcept;

@@ -36,19 +36,13 @@ constexpr OptionSpec kOptions[] = {
 constexpr std::string_view kReady = "bench peer at ";
 constexpr Duration kPeerTimeout = std::chrono::seconds(30);
 
-Result<Endpoint> ParseEndpoint(const std::string& text) {
-  MC_TRY(const HostPort parts, ParseHostPort(text));
-  MC_TRY(const IpAddress address, ParseIpAddress(parts.host));
-  return Endpoint{address, parts.port};
-}
-
 Status Listen(CommandInput& input) {
   World& world = input.real.world();
   const auto stop = std::make_shared<std::promise<void>>();
   input.real.OnStopSignal([stop, told = std::make_shared<bool>(false)] {
     if (!std::exchange(*told, true)) stop->set_value();
   });
-  MC_TRY(const Endpoint at, ParseEndpoint(input.options.Text("listen")));
+  MC_TRY(const Endpoint at, ParseListenAddress(input.options.Text("listen")));
   const std::uint64_t area_bytes =
       input.options.Flag("tiny") ? kBenchAreaBytesTiny : kBenchAreaBytes;
   MC_TRY(const std::unique_ptr<BenchPeer> peer,

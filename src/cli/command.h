@@ -43,6 +43,7 @@ extern const Command kBenchTransferCommand;
 extern const Command kInstanceCommand;
 extern const Command kDirectoryCommand;
 extern const Command kModelsCommand;
+extern const Command kHttpTokenCommand;
 extern const Command kExplainCommand;
 extern const Command kConfigExplainCommand;
 extern const Command kOptionsCommand;

@@ -12,20 +12,24 @@
 namespace mooncake {
 namespace {
 
-constexpr OptionSpec kOptions[] = {
-    {"listen", "0.0.0.0:7700", Unit::kText, "Address and port to listen at."},
+constexpr OptionSpec kOwnOptions[] = {
+    {"listen", "0.0.0.0:7700", Unit::kText, "Address and port to listen at; port 0 is any free one."},
     {"http", "false", Unit::kFlag,
      "Also serve /metadata on that port, as the HTTP metadata service of the public project."},
     {"log_level", "info", Unit::kChoice, "What is logged to stderr.", "debug|info|warn|error|off"},
 };
+
+constexpr auto kOptions = JoinOptions(kOwnOptions, kCredentialOptions);
 
 int RunDirectory(CommandInput& input) {
   if (!input.words.empty())
     return Report({ErrorId::kUsage, fmt::format("\"{}\" is no flag", input.words[0])});
   SetLogLevel(input.options.Text("log_level"));
   World& world = input.real.world();
-  const Result<Endpoint> at = ParseEndpoint(input.options.Text("listen"));
+  const Result<Endpoint> at = ParseListenAddress(input.options.Text("listen"));
   if (!at) return Report(Within("--listen", at.error()));
+  const Result<Credentials> credentials = LoadCredentials(world.files, input.options);
+  if (!credentials) return Report(credentials.error());
   const auto stop = std::make_shared<std::promise<void>>();
   input.real.OnStopSignal([stop, told = std::make_shared<bool>(false)] {
     if (!std::exchange(*told, true)) stop->set_value();
@@ -38,7 +42,9 @@ int RunDirectory(CommandInput& input) {
   const auto server = std::make_shared<DirectoryServer>(world);
   const Identity identity{world.random.DrawInstanceId(), 1, "directory", world.network.host(),
                           MOONCAKE_VERSION};
-  port->introduce = [identity] { return Introduction{identity, {}, {}}; };
+  port->introduce = [identity, credentials = *credentials] {
+    return Introduction{identity, {}, {}, credentials};
+  };
   const auto metadata =
       input.options.Flag("http") ? std::make_shared<MetadataServer>(world) : nullptr;
   port->on_http = [&metrics, metadata](HttpExchange& exchange) -> Task<void> {
@@ -58,7 +64,8 @@ int RunDirectory(CommandInput& input) {
   std::shared_ptr<Listener> shared = std::move(*listener);
   Post(world.control, [port, shared] { port->Serve(shared); });
   const std::string or_http =
-      metadata ? fmt::format(" or \"http://{}/metadata\"", ToString(bound)) : "";
+      metadata ? fmt::format(" or \"{}://{}/metadata\"", credentials->tls ? "https" : "http",
+                             ToString(bound)) : "";
   fmt::print("the directory is ready: metadata_server = \"mooncake://{}\"{}\n", ToString(bound),
              or_http);
   std::fflush(stdout);

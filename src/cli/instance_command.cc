@@ -29,7 +29,8 @@ int RunInstance(CommandInput& input) {
   Endpoint at = (*instance)->endpoint();
   if (at.address.is_unspecified())
     at.address = IpAddress::LoopbackV4();  // it listens everywhere; a person needs an address
-  fmt::print("{} is ready at http://{}\n", (*instance)->label(), ToString(at));
+  fmt::print("{} is ready at {}://{}\n", (*instance)->label(),
+             (*instance)->encrypted() ? "https" : "http", ToString(at));
   std::fflush(stdout);
   stop->get_future().wait();
   MC_LOG(info, "draining");

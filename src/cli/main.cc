@@ -15,7 +15,7 @@ std::span<const Command> Commands() {
   static const std::array commands = {
       kInstanceCommand,      kStatusCommand,        kDirectoryCommand,    kReplayCommand,
       kTraceGenerateCommand, kTraceInspectCommand,  kModelsCommand,       kExplainCommand,
-      kOptionsCommand,       kConfigExplainCommand, kBenchTransferCommand};
+      kOptionsCommand,       kConfigExplainCommand, kBenchTransferCommand, kHttpTokenCommand};
   return commands;
 }
 

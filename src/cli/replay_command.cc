@@ -13,7 +13,7 @@
 namespace mooncake {
 namespace {
 
-constexpr OptionSpec kOptions[] = {
+constexpr OptionSpec kOwnOptions[] = {
     {"trace", "", Unit::kText,
      "The trace: one JSON object a line with timestamp, input_length, output_length, hash_ids."},
     {"to", "", Unit::kText,
@@ -30,6 +30,8 @@ constexpr OptionSpec kOptions[] = {
      "Compare every answer with that of one undivided computation."},
     {"json", "", Unit::kText, "Write the report to this file too, as JSON."},
 };
+
+constexpr auto kOptions = JoinOptions(kOwnOptions, kCredentialOptions);
 
 constexpr std::uint64_t kTraceBytesMax = std::uint64_t{4} << 30;
 
@@ -84,11 +86,11 @@ class Progress {
   Duration next_{};
 };
 
-Result<std::vector<HttpUrl>> ParseTargets(std::string_view list) {
+Result<std::vector<HttpUrl>> ParseTargets(std::string_view list, const Credentials& credentials) {
   std::vector<HttpUrl> targets;
   while (true) {
     const std::size_t comma = list.find(',');
-    Result<HttpUrl> target = ParseTarget(list.substr(0, comma));
+    Result<HttpUrl> target = ParseTarget(list.substr(0, comma), credentials);
     if (!target) return Fail(Within("--to", target.error()));
     targets.push_back(std::move(*target));
     if (comma == std::string_view::npos) return targets;
@@ -112,7 +114,9 @@ int RunReplay(CommandInput& input) {
   if (!trace) return Report(trace.error());
 
   ReplayOptions options;
-  Result<std::vector<HttpUrl>> targets = ParseTargets(input.options.Text("to"));
+  const Result<Credentials> credentials = LoadCredentials(world.files, input.options);
+  if (!credentials) return Report(credentials.error());
+  Result<std::vector<HttpUrl>> targets = ParseTargets(input.options.Text("to"), *credentials);
   if (!targets) return Report(targets.error());
   options.targets = std::move(*targets);
   options.speed = input.options.Number("speed");

@@ -15,27 +15,15 @@
 namespace mooncake {
 namespace {
 
-constexpr OptionSpec kOptions[] = {
+constexpr OptionSpec kOwnOptions[] = {
     {"watch", "false", Unit::kFlag,
      "Show it again and again, with the rates of the moment, until interrupted."},
     {"interval", "1s", Unit::kDuration, "The time between two looks of --watch."},
     {"json", "false", Unit::kFlag, "Print what the instances say, one line of JSON for each look."},
-    {"metadata_server",
-     "",
-     Unit::kText,
-     "Without a URL: the directory that lists the instances. Without a value: this host's own.",
-     {},
-     "directory"},
-    {"redis_password",
-     "",
-     Unit::kSecret,
-     "The password of a redis:// directory that is written without one. Also read from "
-     "MC_REDIS_PASSWORD.",
-     {},
-     {},
-     "MC_REDIS_PASSWORD"},
     {"cluster", "default", Unit::kText, "Without a URL: the cluster whose instances are meant."},
 };
+
+constexpr auto kOptions = JoinOptions(kOwnOptions, kDirectoryOptions, kCredentialOptions);
 
 constexpr Duration kTimeout = std::chrono::seconds(3);
 
@@ -66,11 +54,12 @@ Task<std::vector<Result<std::string>>> FetchAll(World& world, std::vector<HttpUr
 class Looker {
  public:
   Looker(World& world, std::vector<HttpUrl> targets, std::unique_ptr<Directory> directory,
-         std::string cluster)
+         std::string cluster, Credentials credentials)
       : world_(world),
         targets_(std::move(targets)),
         directory_(std::move(directory)),
-        cluster_(std::move(cluster)) {}
+        cluster_(std::move(cluster)),
+        credentials_(std::move(credentials)) {}
 
   /// An answer of /cluster. kNoInstance and kNotAnInstance if nobody gives one.
   Task<Result<std::string>> Look() {
@@ -112,7 +101,8 @@ class Looker {
     for (const Record& record : *records) {
       for (const Endpoint& endpoint : record.endpoints) {
         if (world_.clock.Now() >= end) break;
-        const HttpUrl target{.host = ToString(endpoint.address), .port = endpoint.port};
+        const HttpUrl target =
+            MakeTarget({ToString(endpoint.address), endpoint.port}, credentials_);
         auto fetch = FetchCluster(world_, target, After(world_.clock.Now(), kTimeout));
         Result<std::string> body = co_await std::move(fetch);
         if (body) co_return body;
@@ -128,6 +118,7 @@ class Looker {
   std::vector<HttpUrl> targets_;
   std::unique_ptr<Directory> directory_;  // null where targets were named
   std::string cluster_;
+  Credentials credentials_;
 };
 
 template <class T>
@@ -188,22 +179,26 @@ Task<int> Watch(World& world, Looker& looker, bool json, Duration interval,
 int RunStatus(CommandInput& input) {
   SetLogLevel(LogLevel::kWarn);
   World& world = input.real.world();
+  const Result<Credentials> credentials = LoadCredentials(world.files, input.options);
+  if (!credentials) return Report(credentials.error());
   std::vector<HttpUrl> targets;
   for (const std::string& word : input.words) {
-    Result<HttpUrl> target = ParseTarget(word);
+    Result<HttpUrl> target = ParseTarget(word, *credentials);
     if (!target) return Report(target.error());
     targets.push_back(std::move(*target));
   }
   std::unique_ptr<Directory> directory;
   const std::string& cluster = input.options.Text("cluster");
   if (targets.empty()) {
+    const Result<DirectoryAccess> access = ReadDirectoryAccess(
+        world.files, input.options, *credentials, DirectoryUse::kReader);
+    if (!access) return Report(access.error());
     Result<std::unique_ptr<Directory>> opened =
-        OpenDirectory(world, input.options.Text("metadata_server"), cluster,
-                      {DirectoryUse::kReader, input.options.Text("redis_password")});
+        OpenDirectory(world, input.options.Text("metadata_server"), cluster, *access);
     if (!opened) return Report(opened.error());
     directory = std::move(*opened);
   }
-  Looker looker(world, std::move(targets), std::move(directory), cluster);
+  Looker looker(world, std::move(targets), std::move(directory), cluster, *credentials);
   const bool json = input.options.Flag("json");
   if (!input.options.Flag("watch")) return ShowOnce(world, looker, json);
   const auto wake = std::make_shared<Signal>();

@@ -67,12 +67,52 @@ enum class DirectoryUse {
 struct DirectoryAccess {
   DirectoryUse use = DirectoryUse::kMember;
   std::string redis_password;  ///< For a redis:// without a password of its own.
+  Credentials credentials;     ///< Of the cluster: for a directory that our own processes carry.
+  /// For etcds://, rediss:// and https://. Null: whom the host trusts.
+  std::shared_ptr<const TlsContext> tls;
 };
+
+/// Rows of the tables of options of every program that opens a directory, beside
+/// kCredentialOptions.
+inline constexpr OptionSpec kDirectoryOptions[] = {
+    {"metadata_server",
+     "",
+     Unit::kText,
+     "The directory: etcd://[user:password@]host:port[,host:port], "
+     "redis://[[user:]password@]host:port[/database], "
+     "http://host:port/metadata (etcds://, rediss://, https:// with TLS), mooncake://host:port, "
+     "P2PHANDSHAKE, or host:port for etcd. Without a value: this host's own, which needs no "
+     "service.",
+     {},
+     "directory"},
+    {"redis_password",
+     "",
+     Unit::kSecret,
+     "The password of a redis:// directory that is written without one. Also read from "
+     "MC_REDIS_PASSWORD.",
+     {},
+     {},
+     "MC_REDIS_PASSWORD"},
+    {"directory_ca", "", Unit::kText,
+     "A PEM file with the CA of a directory with TLS. Without a value: those that the host trusts."},
+    {"directory_certificate", "", Unit::kText,
+     "A PEM file with the certificate that is shown to a directory with TLS."},
+    {"directory_key", "", Unit::kText,
+     "A PEM file with the private key of directory_certificate. Without a value: it is in the same "
+     "file."},
+};
+
+/// From the rows above. Errors: kFileAccess, kBadCredentials, kBadOptionValue (a certificate for a
+/// directory without TLS).
+[[nodiscard]] Result<DirectoryAccess> ReadDirectoryAccess(Files& files, const Options& options,
+                                                          Credentials credentials,
+                                                          DirectoryUse use = DirectoryUse::kMember);
 
 /// `connection` as users write it: "" (this host), "mooncake://host:port",
 /// "etcd://[user:password@]host:port[,…]", "host:port" (etcd, as users expect),
-/// "redis://[[user:]password@]host:port[/database]", "http://host:port/metadata", "P2PHANDSHAKE".
-/// Errors: kBadAddress, kBadOptionValue.
+/// "redis://[[user:]password@]host:port[/database]", "http://host:port/metadata", "P2PHANDSHAKE";
+/// etcds://, rediss:// and https:// over TLS. Errors: kBadAddress, kBadOptionValue,
+/// kBadCredentials.
 [[nodiscard]] Result<std::unique_ptr<Directory>> OpenDirectory(World& world,
                                                                const std::string& connection,
                                                                const std::string& cluster,

@@ -10,14 +10,15 @@
 #include <deque>
 #include <filesystem>
 
+#include "base/base64.h"
 #include "base/test_loop.h"
 #include "base/test_support.h"
-#include "directory/etcd/base64.h"
 #include "directory/etcd/etcd_directory.h"
 #include "directory/http/metadata_server.h"
 #include "directory/memory/directory_server.h"
 #include "directory/memory/memory_directory.h"
 #include "directory/record.h"
+#include "security/test_certificates.h"
 #include "wire/port_server.h"
 
 extern char** environ;
@@ -110,9 +111,14 @@ TEST(ConnectionStrings, AreTakenAsUsersWriteThem) {
             "http://a:8080/metadata");
   EXPECT_EQ((*OpenDirectory(real.world(), "http://[fd00::2]", "c"))->Describe(),
             "http://[fd00::2]:80/metadata");
+  EXPECT_EQ((*OpenDirectory(real.world(), "etcds://u:p@a,https://b:1", "c"))->Describe(),
+            "etcds://a:2379,b:1");
+  EXPECT_EQ((*OpenDirectory(real.world(), "rediss://a", "c"))->Describe(), "rediss://a:6379");
+  EXPECT_EQ((*OpenDirectory(real.world(), "https://a", "c"))->Describe(),
+            "https://a:443/metadata");
   EXPECT_TRUE(FailsWith(OpenDirectory(real.world(), "zk://a", "c"), ErrorId::kBadOptionValue));
   for (const char* wrong :
-       {"https://a/metadata", "http://u:p@a/metadata", "http://a/metadata?key=1", "redis://a/b"}) {
+       {"http://u:p@a/metadata", "http://a/metadata?key=1", "redis://a/b"}) {
     EXPECT_TRUE(FailsWith(OpenDirectory(real.world(), wrong, "c"), ErrorId::kBadAddress)) << wrong;
   }
   EXPECT_TRUE(FailsWith(OpenDirectory(real.world(), "etcd://", "c"), ErrorId::kBadAddress));
@@ -157,8 +163,8 @@ http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_
 class ServiceProcess {
  public:
   static const char* Program(const std::string& kind) {
-    if (kind == "etcd") return "/usr/bin/etcd";
-    if (kind == "redis") return "/usr/bin/redis-server";
+    if (kind.starts_with("etcd")) return "/usr/bin/etcd";
+    if (kind.starts_with("redis")) return "/usr/bin/redis-server";
     return "/usr/bin/python3";
   }
 
@@ -210,9 +216,9 @@ class ServiceProcess {
 
  private:
   std::vector<std::string> Arguments() const {
-    const std::string client = "http://" + address();
+    const std::string client = (kind_ == "etcds" ? "https://" : "http://") + address();
     const std::string peer = fmt::format("http://127.0.0.1:{}", peer_port_);
-    if (kind_ == "etcd") {
+    if (kind_.starts_with("etcd")) {
       return {"etcd",
               "--data-dir",
               folder_.string(),
@@ -230,11 +236,13 @@ class ServiceProcess {
               "error",
               "--unsafe-no-fsync"};
     }
-    if (kind_ == "redis") {
-      return {"redis-server",   "--port",    std::to_string(port_),
-              "--bind",         "127.0.0.1", "--dir",
-              folder_.string(), "--save",    "",
-              "--appendonly",   "no"};
+    if (kind_.starts_with("redis")) {
+      const bool plain = kind_ == "redis";
+      return {"redis-server", "--port",       plain ? std::to_string(port_) : "0",
+              "--tls-port",   plain ? "0" : std::to_string(port_),
+              "--bind",       "127.0.0.1",    "--dir",
+              folder_.string(), "--save",     "",
+              "--appendonly", "no"};
     }
     return {"python3", "-c", kPublicMetadataService, std::to_string(port_)};
   }
@@ -248,7 +256,9 @@ class ServiceProcess {
 };
 
 std::string NameOf(const testing::TestParamInfo<std::string>& info) {
-  return info.param == "http-public" ? "http_public" : info.param;
+  std::string name = info.param;
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
 }
 
 // Returns when every connection has ended and what was posted before has run: a coroutine that its
@@ -270,16 +280,21 @@ class Service {
   }
   Service(World& world, const std::string& kind) : world_(world) {
     if (IsProcess(kind)) {
-      process_ = std::make_unique<ServiceProcess>(world, kind);
+      process_ = std::make_unique<ServiceProcess>(world, kind, Certificates(kind));
       connection_ = process_->url();
     } else if (kind != "host") {
+      if (kind == "https" || kind == "mooncake-tls") credentials_.tls = Certified();
+      if (kind == "mooncake-tls") credentials_.secret = *ClusterSecret::Make("sixteen and a bit");
       Serve({IpAddress::LoopbackV4(), 0});
-      connection_ =
-          kind == "http" ? "http://" + ToString(at_) + "/metadata" : "mooncake://" + ToString(at_);
+      connection_ = kind.starts_with("http") ? kind + "://" + ToString(at_) + "/metadata"
+                                             : "mooncake://" + ToString(at_);
     }
+    access_.credentials = credentials_;
+    access_.tls = ForServices();
   }
   ~Service() { Stop(); }
   const std::string& connection() const { return connection_; }
+  const DirectoryAccess& access() const { return access_; }
   ServiceProcess& process() { return *process_; }
   void Stop() {
     if (process_) process_->Kill();
@@ -293,14 +308,40 @@ class Service {
 
  private:
   static bool IsProcess(const std::string& kind) {
-    return kind == "etcd" || kind == "redis" || kind == "http-public";
+    return kind.starts_with("etcd") || kind.starts_with("redis") || kind == "http-public";
+  }
+  // What makes the service speak TLS, and ask for a certificate.
+  std::vector<std::string> Certificates(const std::string& kind) {
+    if (kind != "etcds" && kind != "rediss") return {};
+    const TestIssuer::Issued issued = issuer_.Issue("127.0.0.1");
+    const std::string certificate = files_.Write(issued.certificate);
+    const std::string key = files_.Write(issued.key);
+    const std::string ca = files_.Write(issuer_.certificate());
+    if (kind == "etcds") {
+      return {"--cert-file",       certificate, "--key-file", key,
+              "--trusted-ca-file", ca,          "--client-cert-auth"};
+    }
+    return {"--tls-cert-file", certificate, "--tls-key-file", key, "--tls-ca-cert-file", ca};
+  }
+  TlsFiles WriteFiles(const std::string& host) {
+    const TestIssuer::Issued issued = issuer_.Issue(host);
+    return {files_.Write(issued.certificate), files_.Write(issued.key),
+            files_.Write(issuer_.certificate())};
+  }
+  std::shared_ptr<const TlsContext> Certified() {
+    return *TlsContext::ForCluster(world_.files, WriteFiles("127.0.0.1"));
+  }
+  std::shared_ptr<const TlsContext> ForServices() {
+    return *TlsContext::ForServices(world_.files, WriteFiles("client"));
   }
   void Serve(const Endpoint& at) {
     Result<std::unique_ptr<Listener>> listener = world_.network.Listen(world_.control, at);
     ASSERT_TRUE(Succeeds(listener));
     at_ = (*listener)->bound();
     server_ = std::make_shared<PortServer>(world_, metrics_.emplace_back(), PortServerOptions{});
-    server_->introduce = [] { return Introduction{{.id = {1, 1}, .label = "directory"}, {}, {}}; };
+    server_->introduce = [credentials = credentials_] {
+      return Introduction{{.id = {1, 1}, .label = "directory"}, {}, {}, credentials};
+    };
     std::make_shared<DirectoryServer>(world_)->AddTo(server_->router);
     const auto metadata = std::make_shared<MetadataServer>(world_);
     server_->on_http = [metadata](HttpExchange& exchange) { return metadata->Handle(exchange); };
@@ -309,6 +350,10 @@ class Service {
   }
 
   World& world_;
+  TestFiles files_;
+  TestIssuer issuer_;
+  Credentials credentials_;
+  DirectoryAccess access_;
   std::unique_ptr<ServiceProcess> process_;
   std::deque<Metrics> metrics_;  // of each server in turn
   std::shared_ptr<PortServer> server_;
@@ -331,7 +376,7 @@ class DirectoryContract : public testing::TestWithParam<std::string> {
     real_.Stop();
   }
   Directory& Open() {
-    Result<std::unique_ptr<Directory>> directory = OpenDirectory(world_, connection_, cluster_);
+    Result<std::unique_ptr<Directory>> directory = OpenDirectory(world_, connection_, cluster_, service_->access());
     EXPECT_TRUE(Succeeds(directory));
     return *directories_.emplace_back(std::move(*directory));
   }
@@ -431,7 +476,8 @@ TEST_P(DirectoryContract, ManyThatStartAtOnceAreAllFound) {
 
 INSTANTIATE_TEST_SUITE_P(Each, DirectoryContract,
                          testing::Values("host", "mooncake", "etcd", "redis", "http",
-                                         "http-public"),
+                                         "http-public", "mooncake-tls", "etcds", "rediss",
+                                         "https"),
                          &NameOf);
 
 // Those whose service is another process than ours, which may go away and come back.
@@ -493,7 +539,7 @@ TEST_P(DirectorySilence, IsAnOutageAndHeals) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Each, DirectoryFaults,
-                         testing::Values("etcd", "redis", "http", "http-public"), &NameOf);
+                         testing::Values("etcd", "redis", "http", "http-public", "etcds"), &NameOf);
 INSTANTIATE_TEST_SUITE_P(Each, DirectorySilence, testing::Values("etcd", "redis", "http-public"),
                          &NameOf);
 

@@ -94,13 +94,14 @@ class LeasedDirectory final : public Directory {
     Task<Status> PutFirst(Instant deadline) {
       const auto self = shared_from_this();
       const std::unique_ptr<Timer> timer = world.clock.MakeTimer(world.control);
-      for (bool told = false;;) {
+      std::optional<Error> seen;  // the last one that was not merely cut off by the deadline
+      for (;;) {
         const Status put = co_await Put(deadline);
         if (put) co_return put;
-        if (!IsWorthRetrying(put.error()) || world.clock.Now() >= deadline) co_return put;
-        if (!std::exchange(told, true)) {
-          MC_LOG(info, "waiting for {}: {}", store->Describe(), put.error().Text());
-        }
+        if (!IsWorthRetrying(put.error())) co_return put;
+        if (world.clock.Now() >= deadline) co_return Fail(seen.value_or(put.error()));
+        if (!seen) MC_LOG(info, "waiting for {}: {}", store->Describe(), put.error().Text());
+        seen = put.error();
         const Instant next = std::min(deadline, After(world.clock.Now(), kRetryInterval));
         timer->At(next, [this] { wake.Notify(); });
         co_await wake.Wait();
@@ -139,7 +140,7 @@ class LeasedDirectory final : public Directory {
       Result<T> result = co_await std::move(made);
       Leave();
       if (!result) co_return Fail(Settle(result.error()));
-      if (outage) MC_LOG(info, "{} answers again", store->Describe());
+      if (outage && !stopped) MC_LOG(info, "{} answers again", store->Describe());
       outage.reset();
       co_return result;
     }

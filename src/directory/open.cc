@@ -24,32 +24,67 @@ Result<std::vector<HostPort>> ParseServers(std::string_view text) {
   }
 }
 
+// "etcd"; of a connection without a scheme, too.
+std::string_view SchemeOf(std::string_view connection) {
+  const std::size_t end = connection.find("://");
+  return end == std::string_view::npos ? "etcd" : connection.substr(0, end);
+}
+
+bool IsEncrypted(std::string_view scheme) {
+  return scheme == "etcds" || scheme == "rediss" || scheme == "https";
+}
+
 }  // namespace
+
+Result<DirectoryAccess> ReadDirectoryAccess(Files& files, const Options& options,
+                                            Credentials credentials, DirectoryUse use) {
+  DirectoryAccess access{use, options.Text("redis_password"), std::move(credentials), nullptr};
+  const TlsFiles from{options.Text("directory_certificate"), options.Text("directory_key"),
+                      options.Text("directory_ca")};
+  if (IsEncrypted(SchemeOf(options.Text("metadata_server")))) {
+    MC_TRY(access.tls, TlsContext::ForServices(files, from));
+  } else if (!from.certificate.empty() || !from.key.empty() || !from.ca.empty()) {
+    return Fail(ErrorId::kBadOptionValue,
+                "directory_ca, directory_certificate and directory_key are for a metadata_server that "
+                "begins with etcds://, rediss:// or https://");
+  }
+  return access;
+}
 
 Result<std::unique_ptr<Directory>> OpenDirectory(World& world, const std::string& connection,
                                                  const std::string& cluster,
                                                  const DirectoryAccess& access) {
-  if (connection.empty()) return MakeHostDirectory(world, cluster, access.use);
+  if (connection.empty()) {
+    return MakeHostDirectory(world, cluster, access.use, access.credentials);
+  }
   if (connection == "P2PHANDSHAKE") return MakeP2pDirectory(world);
-  const std::size_t scheme_end = connection.find("://");
-  const std::string scheme =
-      scheme_end == std::string::npos ? "etcd" : connection.substr(0, scheme_end);
-  if (scheme == "etcd") {
+  const std::string_view scheme = SchemeOf(connection);
+  std::shared_ptr<const TlsContext> tls;
+  if (IsEncrypted(scheme)) {
+    tls = access.tls;
+    if (!tls) {
+      MC_TRY(tls, TlsContext::ForServices(world.files, {}));
+    }
+  }
+  if (scheme == "etcd" || scheme == "etcds") {
     MC_TRY(EtcdServers servers, ParseEtcdServers(connection));
+    servers.tls = std::move(tls);
     return MakeEtcdDirectory(world, std::move(servers), cluster);
   }
   if (scheme == "mooncake") {
     MC_TRY(std::vector<HostPort> servers,
-           ParseServers(std::string_view(connection).substr(scheme_end + 3)));
-    return MakeRemoteDirectory(world, std::move(servers), cluster);
+           ParseServers(std::string_view(connection).substr(connection.find("://") + 3)));
+    return MakeRemoteDirectory(world, std::move(servers), cluster, access.credentials);
   }
-  if (scheme == "redis") {
+  if (scheme == "redis" || scheme == "rediss") {
     MC_TRY(RedisServer server, ParseRedisServer(connection));
     if (server.password.empty()) server.password = access.redis_password;
+    server.tls = std::move(tls);
     return MakeRedisDirectory(world, std::move(server), cluster);
   }
   if (scheme == "http" || scheme == "https") {
     MC_TRY(HttpUrl service, ParseMetadataUrl(connection));
+    service.context = std::move(tls);
     return MakeHttpDirectory(world, std::move(service), cluster);
   }
   return Fail(

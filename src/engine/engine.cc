@@ -106,7 +106,7 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
   }
 
   Introduction Introduce() const {
-    Introduction introduction{identity, options.cluster, {}};
+    Introduction introduction{identity, options.cluster, {}, options.credentials};
     for (const auto& transport : transports)
       introduction.transports[std::string(transport->name())] = transport->Advertise();
     return introduction;
@@ -517,8 +517,8 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
     if (connector) connector->Close(cause);
     for (const auto& transport : transports) transport->Close();
     while (active > 0) co_await idle.Wait();
-    port->introduce = [identity = identity, cluster = options.cluster] {
-      return Introduction{identity, cluster, {}};
+    port->introduce = [identity = identity, options = options] {
+      return Introduction{identity, options.cluster, {}, options.credentials};
     };
     port->on_data = nullptr;
     port->on_rpc = nullptr;

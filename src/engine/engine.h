@@ -29,6 +29,7 @@ struct EngineOptions {
   Duration connect_timeout = std::chrono::seconds(5);
   Duration unregister_timeout = std::chrono::seconds(5);
   RpcLimits rpc;  ///< Of the connections to peers that are opened here.
+  Credentials credentials;
   /// Transports in use, by name; empty: all that were added.
   std::vector<std::string> transports;
 };

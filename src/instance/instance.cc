@@ -104,6 +104,7 @@ struct Instance::Parts {
   World& world;
   CopyEngine copy;
   Metrics metrics;
+  Credentials credentials;
   std::unique_ptr<Directory> directory;
   std::shared_ptr<PortServer> port;
   std::shared_ptr<DirectoryServer> carried;
@@ -125,6 +126,7 @@ struct Instance::Parts {
 Instance::Instance(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
 
 Endpoint Instance::endpoint() const { return parts_->bound; }
+bool Instance::encrypted() const { return parts_->credentials.tls != nullptr; }
 std::string Instance::label() const { return parts_->engine->identity().label; }
 
 void Instance::Parts::AddRoutes(const std::string& model_name) {
@@ -157,6 +159,7 @@ Status Instance::Parts::StartServices(const Options& options,
   EngineOptions engine_options;
   engine_options.cluster = options.Text("cluster");
   engine_options.transports = SplitList(options.Text("transports"));
+  engine_options.credentials = credentials;
   engine = std::make_unique<Engine>(world, metrics, port, *directory, std::move(identity),
                                     engine_options);
   add_transports(world, metrics, *engine, copy);
@@ -208,9 +211,11 @@ Result<std::unique_ptr<Instance>> Instance::Open(World& world, const Options& op
                                                  const TransportFactory& add_transports) {
   auto parts = std::make_unique<Parts>(world, copy);
   parts->started = world.clock.Now();
-  MC_TRY(parts->directory,
-         OpenDirectory(world, options.Text("metadata_server"), options.Text("cluster"),
-                       {.redis_password = options.Text("redis_password")}));
+  MC_TRY(parts->credentials, LoadCredentials(world.files, options));
+  MC_TRY(const DirectoryAccess access,
+         ReadDirectoryAccess(world.files, options, parts->credentials));
+  MC_TRY(parts->directory, OpenDirectory(world, options.Text("metadata_server"),
+                                         options.Text("cluster"), access));
   const Result<ListenPlan> plan = Await(world, PlanListening(world, options));
   if (!plan) return Fail(plan.error());
   Result<std::unique_ptr<Listener>> listener = world.network.Listen(world.control, plan->at);

@@ -22,6 +22,7 @@ class Instance {
   ~Instance();
   [[nodiscard]] Endpoint endpoint() const;
   [[nodiscard]] std::string label() const;
+  [[nodiscard]] bool encrypted() const;  ///< Its port speaks TLS.
   /// Takes no more requests, finishes those that are here within `timeout`, leaves the directory.
   /// Not from a loop.
   void Drain(Duration timeout);

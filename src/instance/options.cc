@@ -1,9 +1,12 @@
 #include "instance/options.h"
 
+#include "directory/directory.h"
+#include "security/credentials.h"
+
 namespace mooncake {
 namespace {
 
-constexpr OptionSpec kOptions[] = {
+constexpr OptionSpec kOwnOptions[] = {
     {"role", "both", Unit::kChoice,
      "What this instance does: compute prompts, generate tokens, or both.", "prefill|decode|both"},
     {"local_hostname",
@@ -18,24 +21,6 @@ constexpr OptionSpec kOptions[] = {
     {"host", "", Unit::kText, "Listen at this address instead of the one in local_hostname."},
     {"port", "", Unit::kCount,
      "Listen on this port instead of the one in local_hostname; 0 chooses a free one."},
-    {"metadata_server",
-     "",
-     Unit::kText,
-     "The directory: etcd://[user:password@]host:port[,host:port], "
-     "redis://[[user:]password@]host:port[/database], "
-     "http://host:port/metadata, mooncake://host:port, P2PHANDSHAKE, or host:port for etcd. "
-     "Without a value: this host's "
-     "own, which needs no service.",
-     {},
-     "directory"},
-    {"redis_password",
-     "",
-     Unit::kSecret,
-     "The password of a redis:// directory that is written without one. Also read from "
-     "MC_REDIS_PASSWORD.",
-     {},
-     {},
-     "MC_REDIS_PASSWORD"},
     {"cluster", "default", Unit::kText, "Instances of different clusters do not see each other."},
     {"directory_wait", "15s", Unit::kDuration,
      "How long to wait for the directory at start before giving up; 0 waits for ever."},
@@ -61,8 +46,11 @@ constexpr OptionSpec kOptions[] = {
     {"decode_tokens_per_second", "0", Unit::kNumber,
      "The decode speed to imitate, for each request; 0: as fast as it goes."},
     {"log_level", "info", Unit::kChoice, "What is logged to stderr.", "debug|info|warn|error|off"},
-    // Keys of the files that people have today. They configure other programs, or parts of the
-    // public system that this one has no need of.
+};
+
+// Keys of the files that people have today. They configure other programs, or parts of the
+// public system that this one has no need of.
+constexpr OptionSpec kUnusedOptions[] = {
     {"master_server_address", "", Unit::kUnused, ""},
     {"master_server_addr", "", Unit::kUnused, ""},
     {"metadata_backend", "", Unit::kUnused, ""},
@@ -75,6 +63,9 @@ constexpr OptionSpec kOptions[] = {
     {"transfer_timeout", "", Unit::kUnused, ""},
     {"storage_root_dir", "", Unit::kUnused, ""},
 };
+
+constexpr auto kOptions =
+    JoinOptions(kOwnOptions, kDirectoryOptions, kCredentialOptions, kUnusedOptions);
 
 }  // namespace
 

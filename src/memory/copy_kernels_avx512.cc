@@ -46,10 +46,12 @@ constexpr std::size_t kFoldFrom = 1024;  // below this the end costs more than t
 enum class Sink { kNone, kCached, kStreamed };
 
 template <Sink kSink>
-MC_TARGET_CRC inline void Put(std::byte* to, __m512i value) {
-  if constexpr (kSink == Sink::kCached) _mm512_storeu_si512(to, value);
+MC_TARGET_CRC inline void Put([[maybe_unused]] std::byte* to, [[maybe_unused]] std::size_t offset,
+                              [[maybe_unused]] __m512i value) {
+  // Without a sink `to` is null: no offset may be added to it.
+  if constexpr (kSink == Sink::kCached) _mm512_storeu_si512(to + offset, value);
   if constexpr (kSink == Sink::kStreamed)
-    _mm512_stream_si512(reinterpret_cast<__m512i*>(to), value);
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(to + offset), value);
 }
 
 MC_TARGET_CRC inline __m512i Fold(__m512i sum, __m512i constants, __m512i next) {
@@ -67,7 +69,7 @@ MC_TARGET_CRC std::uint32_t FoldAll(std::byte* to, const std::byte* from, std::s
   __m512i sums[4];
   for (std::size_t i = 0; i < 4; ++i) {
     sums[i] = _mm512_loadu_si512(from + 64 * i);
-    Put<kSink>(to + 64 * i, sums[i]);
+    Put<kSink>(to, 64 * i, sums[i]);
   }
   sums[0] =
       _mm512_xor_si512(sums[0], _mm512_zextsi128_si512(_mm_cvtsi32_si128(static_cast<int>(state))));
@@ -77,7 +79,7 @@ MC_TARGET_CRC std::uint32_t FoldAll(std::byte* to, const std::byte* from, std::s
       if constexpr (kSink == Sink::kStreamed) {
         _mm_prefetch(reinterpret_cast<const char*>(from + at + 64 * i + 512), _MM_HINT_NTA);
       }
-      Put<kSink>(to + at + 64 * i, next);
+      Put<kSink>(to, at + 64 * i, next);
       sums[i] = Fold(sums[i], constants, next);
     }
   }

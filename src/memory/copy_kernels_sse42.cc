@@ -52,9 +52,9 @@ MC_TARGET std::uint32_t Run(std::byte* to, const std::byte* from, std::size_t le
                             std::uint32_t state) {
   std::size_t at = 0;
   for (; length - at >= 3 * kLongLane; at += 3 * kLongLane)
-    state = ThreeLanes<kLongLane, kCopy>(to + at, from + at, state);
+    state = ThreeLanes<kLongLane, kCopy>(kCopy ? to + at : nullptr, from + at, state);
   for (; length - at >= 3 * kShortLane; at += 3 * kShortLane) {
-    state = ThreeLanes<kShortLane, kCopy>(to + at, from + at, state);
+    state = ThreeLanes<kShortLane, kCopy>(kCopy ? to + at : nullptr, from + at, state);
   }
   if constexpr (kCopy) std::memcpy(to + at, from + at, length - at);
   std::uint64_t wide = state;

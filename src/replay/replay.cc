@@ -329,13 +329,12 @@ Task<Result<ReplayResult>> RunAll(World& world, const Trace& trace, const Replay
                                   std::unique_ptr<Replayer>& replayer) {
   std::string model_id;
   for (const HttpUrl& target : options.targets) {
-    HttpClient client(world, world.control, target);
     constexpr Duration kStatusTimeout = std::chrono::seconds(5);
-    auto get = client.Send("GET", "/status", "", {}, After(world.clock.Now(), kStatusTimeout));
-    const Result<HttpResponse> response = co_await std::move(get);
-    if (!response) co_return Fail(Within("--to", AboutTarget(target, response.error())));
+    auto fetch = FetchText(world, target, "/status", After(world.clock.Now(), kStatusTimeout));
+    const Result<std::string> body = co_await std::move(fetch);
+    if (!body) co_return Fail(Within("--to", body.error()));
     json::error_code code;
-    const json::value status = json::parse(response->body, code);
+    const json::value status = json::parse(*body, code);
     const json::value* const served =
         !code && status.is_object() ? status.get_object().if_contains("model") : nullptr;
     if (served == nullptr || !served->is_string()) {

@@ -102,12 +102,12 @@ TEST(Since, CountsWhatHappenedBetweenTwoSamples) {
 }
 
 TEST(ParseTarget, TakesUrlsAndAddressesAndAsksForAPort) {
-  EXPECT_EQ(ParseTarget("http://[::1]:8100/")->port, 8100);
-  EXPECT_EQ(Describe(*ParseTarget("[::1]:8100")), "[::1]:8100");
-  EXPECT_EQ(Describe(*ParseTarget("node-3:8100")), "node-3:8100");
-  EXPECT_TRUE(FailsWith(ParseTarget("node-3"), ErrorId::kBadAddress));
-  EXPECT_TRUE(FailsWith(ParseTarget("ftp://node-3:1"), ErrorId::kBadAddress));
-  EXPECT_TRUE(FailsWith(ParseTarget(""), ErrorId::kBadAddress));
+  EXPECT_EQ(ParseTarget("http://[::1]:8100/", {})->port, 8100);
+  EXPECT_EQ(Describe(*ParseTarget("[::1]:8100", {})), "[::1]:8100");
+  EXPECT_EQ(Describe(*ParseTarget("node-3:8100", {})), "node-3:8100");
+  EXPECT_TRUE(FailsWith(ParseTarget("node-3", {}), ErrorId::kBadAddress));
+  EXPECT_TRUE(FailsWith(ParseTarget("ftp://node-3:1", {}), ErrorId::kBadAddress));
+  EXPECT_TRUE(FailsWith(ParseTarget("", {}), ErrorId::kBadAddress));
 }
 
 }  // namespace

@@ -37,7 +37,7 @@ void Advance(std::span<MutableBytes>& into, std::size_t count) noexcept {
 }
 
 bool IsKnown(std::uint8_t kind) noexcept {
-  return (kind >= 1 && kind <= 9) || (kind >= 16 && kind <= 20);
+  return (kind >= 1 && kind <= 12) || (kind >= 16 && kind <= 20);
 }
 
 }  // namespace

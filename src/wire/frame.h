@@ -24,6 +24,9 @@ enum class FrameKind : std::uint8_t {
   kCancel = 7,      ///< The caller no longer waits for `id`. Answered by nothing.
   kPing = 8,        ///< Answered by kPong with the same id.
   kPong = 9,
+  kChallenge = 10,       ///< Before the hello, where there is a secret. Body: Challenge.
+  kChallengeReply = 11,  ///< Body: ChallengeReply.
+  kProof = 12,           ///< Body: Proof. The hello follows at once.
   kWrite = 16,  ///< Data connections: gather list in the body, bytes in the payload.
   kRead = 17,   ///< Gather list in the body; answered by kData or kDataFailure.
   kData = 18,

@@ -66,6 +66,14 @@ Task<Result<Handshake>> Dial(World& world, Executor executor, Endpoint to,
   Result<std::unique_ptr<Stream>> stream = co_await world.network.Connect(executor, to, deadline);
   if (!stream) co_return Fail(stream.error());
   std::shared_ptr<Stream> shared = std::move(*stream);
+  if (introduction.credentials.tls) {
+    const StreamDeadline limit(world, executor, shared, deadline);
+    auto encrypt = ConnectTls(shared, introduction.credentials.tls, ToString(to.address));
+    Result<std::shared_ptr<Stream>> encrypted = co_await std::move(encrypt);
+    if (limit.passed()) co_return Fail(ErrorId::kConnectTimeout, ToString(to) + ": no TLS hand-shake");
+    if (!encrypted) co_return Fail(Within(ToString(to), encrypted.error()));
+    shared = std::move(*encrypted);
+  }
   Result<Handshake> handshake =
       co_await Introduce(world, executor, std::move(shared), std::move(introduction),
                          std::move(purpose), expected, deadline);
@@ -73,10 +81,81 @@ Task<Result<Handshake>> Dial(World& world, Executor executor, Endpoint to,
   co_return handshake;
 }
 
+namespace {
+
+template <class Body>
+Task<Status> WriteMessage(Stream& stream, FrameKind kind, const Body& body) {
+  FrameHeader header;
+  header.kind = kind;
+  const std::string bytes = body.SerializeAsString();
+  co_return co_await WriteFrame(stream, header, AsBytes(bytes));
+}
+
+// The caller's half of the proof; the hello is to follow at once.
+Task<Status> ProveAsCaller(World& world, BufferedReader& reader, const ClusterSecret& secret) {
+  pb::Challenge challenge;
+  challenge.set_nonce(DrawNonce(world.random));
+  auto ask = WriteMessage(reader.stream(), FrameKind::kChallenge, challenge);
+  const Status asked = co_await std::move(ask);
+  if (!asked) co_return asked;
+  const Result<Frame> frame = co_await reader.ReadFrame();
+  if (!frame) co_return Fail(frame.error());
+  pb::HelloReply refusal;
+  if (frame->header.kind == FrameKind::kHelloReply && refusal.ParseFromString(frame->body) &&
+      refusal.has_failure()) {
+    co_return Fail(FromProto(refusal.failure()));
+  }
+  pb::ChallengeReply reply;
+  if (frame->header.kind != FrameKind::kChallengeReply || !reply.ParseFromString(frame->body)) {
+    co_return Fail(ErrorId::kBadFrame, "the answer to the challenge is none");
+  }
+  if (!secret.Accepts(reply.proof(), ProofSide::kCallee, challenge.nonce(), reply.nonce())) {
+    co_return Fail(ErrorId::kNotProven, "that side has another secret than this one");
+  }
+  pb::Proof proof;
+  proof.set_proof(secret.Prove(ProofSide::kCaller, challenge.nonce(), reply.nonce()));
+  auto show = WriteMessage(reader.stream(), FrameKind::kProof, proof);
+  co_return co_await std::move(show);
+}
+
+// The callee's half, once the caller's challenge has come.
+Task<Status> ProveAsCallee(World& world, BufferedReader& reader, const Frame& first,
+                           const ClusterSecret& secret) {
+  pb::Challenge challenge;
+  if (!challenge.ParseFromString(first.body) || challenge.nonce().size() != kNonceBytes) {
+    co_return Fail(ErrorId::kBadFrame, "the challenge is none");
+  }
+  pb::ChallengeReply reply;
+  reply.set_nonce(DrawNonce(world.random));
+  reply.set_proof(secret.Prove(ProofSide::kCallee, challenge.nonce(), reply.nonce()));
+  auto answer = WriteMessage(reader.stream(), FrameKind::kChallengeReply, reply);
+  const Status answered = co_await std::move(answer);
+  if (!answered) co_return answered;
+  const Result<Frame> frame = co_await reader.ReadFrame();
+  if (!frame) co_return Fail(frame.error());
+  pb::Proof proof;
+  if (frame->header.kind != FrameKind::kProof || !proof.ParseFromString(frame->body)) {
+    co_return Fail(ErrorId::kBadFrame, "the proof is none");
+  }
+  if (!secret.Accepts(proof.proof(), ProofSide::kCaller, challenge.nonce(), reply.nonce())) {
+    co_return Fail(ErrorId::kNotProven, "the caller has another secret than this process");
+  }
+  co_return Status{};
+}
+
+}  // namespace
+
 Task<Result<Handshake>> Introduce(World& world, Executor executor, std::shared_ptr<Stream> stream,
                                   Introduction introduction, std::string purpose,
                                   InstanceId expected, Instant deadline) {
   StreamDeadline limit(world, executor, stream, deadline);
+  const Error late{ErrorId::kConnectTimeout, "no answer to the hand-shake"};
+  auto reader = std::make_unique<BufferedReader>(stream);
+  if (introduction.credentials.secret) {
+    auto prove = ProveAsCaller(world, *reader, *introduction.credentials.secret);
+    const Status proven = co_await std::move(prove);
+    if (!proven) co_return Fail(limit.passed() ? late : proven.error());
+  }
   pb::Hello hello;
   hello.set_version_min(kProtocolVersionMin);
   hello.set_version_max(kProtocolVersionMax);
@@ -87,17 +166,12 @@ Task<Result<Handshake>> Introduce(World& world, Executor executor, std::shared_p
   hello.set_expected_id_low(expected.low);
   for (const auto& [name, advertisement] : introduction.transports)
     (*hello.mutable_transports())[name] = advertisement;
-  const std::string body = hello.SerializeAsString();
-  FrameHeader header;
-  header.kind = FrameKind::kHello;
-  const Status written = co_await WriteFrame(*stream, header, AsBytes(body));
-  if (!written)
-    co_return Fail(limit.passed() ? Error{ErrorId::kConnectTimeout, "no answer to the hand-shake"}
-                                  : written.error());
+  auto introduce = WriteMessage(*stream, FrameKind::kHello, hello);
+  const Status written = co_await std::move(introduce);
+  if (!written) co_return Fail(limit.passed() ? late : written.error());
 
-  auto reader = std::make_unique<BufferedReader>(stream);
   const Result<Frame> frame = co_await reader->ReadFrame();
-  if (limit.passed()) co_return Fail(ErrorId::kConnectTimeout, "no answer to the hand-shake");
+  if (limit.passed()) co_return Fail(late);
   if (!frame) co_return Fail(frame.error());
   pb::HelloReply reply;
   if (frame->header.kind != FrameKind::kHelloReply || !reply.ParseFromString(frame->body)) {
@@ -145,11 +219,44 @@ std::optional<Error> Refusal(const pb::Hello& hello, const Introduction& introdu
   return std::nullopt;
 }
 
+// The caller's hello, after its proof where this side has a secret.
+Task<Result<Frame>> ReadHello(World& world, BufferedReader& reader, const ClusterSecret* secret) {
+  Result<Frame> frame = co_await reader.ReadFrame();
+  if (!frame) co_return frame;
+  const bool proves = frame->header.kind == FrameKind::kChallenge;
+  if (!proves && secret == nullptr) co_return frame;
+  if (!proves) {
+    co_return Fail(ErrorId::kNotProven,
+                   "this process asks for the cluster's secret, and the caller has none");
+  }
+  if (secret == nullptr) {
+    co_return Fail(ErrorId::kNotProven, "the caller has a secret, and this process has none");
+  }
+  auto prove = ProveAsCallee(world, reader, *frame, *secret);
+  const Status proven = co_await std::move(prove);
+  if (!proven) co_return Fail(proven.error());
+  auto hello = reader.ReadFrame();
+  co_return co_await std::move(hello);
+}
+
 }  // namespace
 
-Task<Result<Handshake>> Welcome(std::unique_ptr<BufferedReader> reader,
+Task<void> Refuse(Stream& stream, const Error& refusal) {
+  pb::HelloReply reply;
+  *reply.mutable_failure() = ToProto(refusal);
+  auto write = WriteMessage(stream, FrameKind::kHelloReply, reply);
+  const Status written = co_await std::move(write);
+  static_cast<void>(written);  // who is refused may have gone
+}
+
+Task<Result<Handshake>> Welcome(World& world, std::unique_ptr<BufferedReader> reader,
                                 const Introduction& introduction) {
-  const Result<Frame> frame = co_await reader->ReadFrame();
+  auto read = ReadHello(world, *reader, introduction.credentials.secret.get());
+  const Result<Frame> frame = co_await std::move(read);
+  if (!frame && frame.error().id == ErrorId::kNotProven) {
+    auto refuse = Refuse(reader->stream(), frame.error());
+    co_await std::move(refuse);
+  }
   if (!frame) co_return Fail(frame.error());
   pb::Hello hello;
   if (frame->header.kind != FrameKind::kHello || !hello.ParseFromString(frame->body)) {
@@ -165,10 +272,8 @@ Task<Result<Handshake>> Welcome(std::unique_ptr<BufferedReader> reader,
     for (const auto& [name, advertisement] : introduction.transports)
       (*reply.mutable_transports())[name] = advertisement;
   }
-  FrameHeader header;
-  header.kind = FrameKind::kHelloReply;
-  const std::string body = reply.SerializeAsString();
-  const Status written = co_await WriteFrame(reader->stream(), header, AsBytes(body));
+  auto write = WriteMessage(reader->stream(), FrameKind::kHelloReply, reply);
+  const Status written = co_await std::move(write);
   if (refusal) co_return Fail(*refusal);
   if (!written) co_return Fail(written.error());
   Handshake result;

@@ -1,4 +1,5 @@
-// The first two frames of every connection: who speaks, which protocol versions, for which purpose.
+// The first frames of every connection: a proof where there is a secret, then who speaks, which
+// protocol versions, for which purpose.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +10,7 @@
 #include "base/ids.h"
 #include "base/result.h"
 #include "base/world.h"
+#include "security/credentials.h"
 #include "wire/frame.h"
 
 namespace mooncake {
@@ -42,11 +44,12 @@ struct Identity {
 /// An unknown id becomes kInternal; the peer's text stays.
 [[nodiscard]] Error FromProto(const pb::Failure& proto);
 
-/// What this side says of itself.
+/// What this side says of itself, and shows before.
 struct Introduction {
   Identity self;
   std::string cluster;
   std::map<std::string, std::string> transports;  ///< Name, advertisement.
+  Credentials credentials;
 };
 
 struct Handshake {
@@ -59,19 +62,21 @@ struct Handshake {
 
 /// Dials and introduces. `expected` empty: whoever answers. Errors: kConnectRefused,
 /// kConnectTimeout, kWrongPeer, kVersionMismatch, kBadFrame (another protocol answers), kDeadline,
-/// and what the peer refused with.
+/// kTlsFailed, kNotProven, and what the peer refused with.
 [[nodiscard]] Task<Result<Handshake>> Dial(World& world, Executor executor, Endpoint to,
                                            Introduction introduction, std::string purpose,
                                            InstanceId expected, Instant deadline);
-/// The same over a stream that is already open.
+/// The same over a stream that is already open, and encrypted if it is to be.
 [[nodiscard]] Task<Result<Handshake>> Introduce(World& world, Executor executor,
                                                 std::shared_ptr<Stream> stream,
                                                 Introduction introduction, std::string purpose,
                                                 InstanceId expected, Instant deadline);
 /// The server's side, after the first bytes were told to be a frame. Refuses with a Failure where
 /// it must.
-[[nodiscard]] Task<Result<Handshake>> Welcome(std::unique_ptr<BufferedReader> reader,
+[[nodiscard]] Task<Result<Handshake>> Welcome(World& world, std::unique_ptr<BufferedReader> reader,
                                               const Introduction& introduction);
+/// Answers whatever hand-shake begins with `refusal`.
+[[nodiscard]] Task<void> Refuse(Stream& stream, const Error& refusal);
 
 /// Closes `stream` at `deadline` unless disarmed: the deadline of a few reads and writes in a row.
 class StreamDeadline {

@@ -281,6 +281,8 @@ std::string_view HttpReason(int status) noexcept {
       return "Accepted";
     case 400:
       return "Bad Request";
+    case 401:
+      return "Unauthorized";
     case 404:
       return "Not Found";
     case 405:
@@ -342,8 +344,8 @@ void HttpClient::Close() {
 }
 
 Task<Status> HttpClient::Connect(Instant deadline) {
-  if (server_.tls)
-    co_return Fail(ErrorId::kBadAddress, "https:// is not spoken here: write http://");
+  if (server_.tls && !server_.context)
+    co_return Fail(ErrorId::kBadCredentials, "https:// needs to be told whom to trust");
   Result<std::vector<IpAddress>> addresses =
       co_await world_.network.Resolve(executor_, server_.host, deadline);
   if (!addresses) co_return Fail(addresses.error());
@@ -354,6 +356,14 @@ Task<Status> HttpClient::Connect(Instant deadline) {
         co_await world_.network.Connect(executor_, endpoint, deadline);
     if (stream) {
       std::shared_ptr<Stream> shared = std::move(*stream);
+      if (server_.tls) {
+        const StreamDeadline limit(world_, executor_, shared, deadline);
+        auto encrypt = ConnectTls(shared, server_.context, server_.host);
+        Result<std::shared_ptr<Stream>> encrypted = co_await std::move(encrypt);
+        if (limit.passed()) co_return Fail(ErrorId::kDeadline, "no TLS hand-shake");
+        if (!encrypted) co_return Fail(encrypted.error());
+        shared = std::move(*encrypted);
+      }
       reader_ = std::make_unique<BufferedReader>(std::move(shared));
       co_return Status{};
     }
@@ -382,6 +392,8 @@ Task<Result<HttpResponse>> HttpClient::SendStreaming(
   std::string head =
       fmt::format("{} {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: mooncake/{}\r\nContent-Length: {}\r\n",
                   method, target, server, MOONCAKE_VERSION, body.size());
+  if (!server_.authorization.empty())
+    head += fmt::format("Authorization: {}\r\n", server_.authorization);
   for (const auto& [name, value] : headers) head += fmt::format("{}: {}\r\n", name, value);
   head += "\r\n";
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/world.h"
+#include "security/tls.h"
 #include "wire/frame.h"
 
 namespace mooncake {
@@ -68,8 +69,10 @@ struct HttpUrl {
   std::uint16_t port = 80;
   std::string target = "/";
   bool tls = false;
+  std::shared_ptr<const TlsContext> context;  ///< Of `tls`.
+  std::string authorization;                  ///< Sent with every request; empty: nothing is.
 };
-/// "http://host[:port][/path]". kBadAddress.
+/// "http://host[:port][/path]", "https://…" (whose context is still missing). kBadAddress.
 [[nodiscard]] Result<HttpUrl> ParseHttpUrl(std::string_view url);
 
 /// A client that keeps one connection to one server and opens it again when it broke. One loop, one
@@ -81,8 +84,8 @@ class HttpClient {
   ~HttpClient();
   HttpClient(const HttpClient&) = delete;
   HttpClient& operator=(const HttpClient&) = delete;
-  /// Errors: kBadAddress, kConnectRefused, kConnectTimeout, kDeadline, kConnectionClosed, kBadHttp
-  /// (what answers is not HTTP; the context quotes its first bytes). Any status is a success here.
+  /// Errors: kBadAddress, kConnectRefused, kConnectTimeout, kDeadline, kConnectionClosed,
+  /// kTlsFailed, kBadCredentials (https without a context), kBadHttp (what answers is not HTTP; the context quotes its first bytes). Any status is a success here.
   [[nodiscard]] Task<Result<HttpResponse>> Send(
       std::string method, std::string target, std::string body,
       std::vector<std::pair<std::string, std::string>> headers, Instant deadline);

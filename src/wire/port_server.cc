@@ -9,9 +9,11 @@
 namespace mooncake {
 namespace {
 
-enum class Speech { kFrames, kHttp, kUnknown };
+enum class Speech { kFrames, kHttp, kTls, kUnknown };
 
-// Four bytes tell: our magic, or the beginning of an HTTP method.
+constexpr std::size_t kTellingBytes = 4;
+
+// Four bytes tell: our magic, the beginning of an HTTP method or of a TLS record.
 Speech Recognise(Bytes first) {
   std::uint32_t magic = 0;
   std::memcpy(&magic, first.data(), sizeof magic);
@@ -20,7 +22,46 @@ Speech Recognise(Bytes first) {
   for (const std::string_view method : {"GET ", "POST", "PUT ", "HEAD", "DELE", "OPTI", "PATC"}) {
     if (text == method) return Speech::kHttp;
   }
-  return Speech::kUnknown;
+  return BeginsTls(first[0]) ? Speech::kTls : Speech::kUnknown;
+}
+
+// A connection that was not accepted; that somebody went away is not worth a line.
+void LogRefusal(const Stream& stream, const Error& error) {
+  if (error.id == ErrorId::kConnectionClosed || error.id == ErrorId::kClosed) return;
+  MC_LOG(info, "{}", Within("connection from " + ToString(stream.remote()), error).Text());
+}
+
+Task<void> RespondInText(HttpExchange& exchange, int status, std::string text,
+                         std::vector<std::pair<std::string, std::string>> headers = {}) {
+  auto respond =
+      exchange.Respond(status, "text/plain", std::move(text) + "\n", std::move(headers));
+  const Status sent = co_await std::move(respond);
+  static_cast<void>(sent);  // who is refused may have gone
+}
+
+// Asks each request for the token of the secret.
+HttpHandler Guarded(HttpHandler handler, std::shared_ptr<const ClusterSecret> secret) {
+  return [handler = std::move(handler),
+          secret = std::move(secret)](HttpExchange& exchange) -> Task<void> {
+    const auto& headers = exchange.request().headers;
+    const auto shown = headers.find("authorization");
+    if (shown != headers.end() && secret->AcceptsAuthorization(shown->second)) {
+      co_await handler(exchange);
+      co_return;
+    }
+    const Error refusal{ErrorId::kNotProven,
+                        "send the token that `mooncake http-token` prints, as a bearer token or as "
+                        "the password of any user"};
+    auto respond = RespondInText(exchange, 401, refusal.Text(),
+                                 {{"WWW-Authenticate", "Basic realm=\"mooncake\""}});
+    co_await std::move(respond);
+  };
+}
+
+Task<void> AnswerThatItIsEncrypted(HttpExchange& exchange) {
+  const Error refusal{ErrorId::kTlsFailed, "this port speaks https:// only"};
+  auto respond = RespondInText(exchange, 400, refusal.Text());
+  co_await std::move(respond);
 }
 
 }  // namespace
@@ -95,22 +136,45 @@ Task<void> PortServer::Handle(std::shared_ptr<Stream> stream) {
   auto limit = std::make_shared<StreamDeadline>(
       world_, world_.control, stream, After(world_.clock.Now(), options_.handshake_timeout));
   auto reader = std::make_unique<BufferedReader>(stream);
-  constexpr std::size_t kTellingBytes = 4;
   const Status first = co_await reader->Want(kTellingBytes);
   if (!first) co_return;
-  switch (Recognise(reader->buffered())) {
+  Speech speech = Recognise(reader->buffered());
+  const std::shared_ptr<const TlsContext> tls = introduce().credentials.tls;
+  bool encrypted = false;
+  if (speech == Speech::kTls && tls) {
+    auto accept = AcceptTls(stream, tls, reader->buffered());
+    const Result<std::shared_ptr<Stream>> within = co_await std::move(accept);
+    if (!within) {
+      LogRefusal(*stream, within.error());
+      stream->Close();
+      co_return;
+    }
+    reader = std::make_unique<BufferedReader>(*within);
+    const Status inner = co_await reader->Want(kTellingBytes);
+    if (!inner) {
+      LogRefusal(*stream, inner.error());
+      co_return;
+    }
+    speech = Recognise(reader->buffered());
+    encrypted = true;
+  }
+  switch (speech) {
     case Speech::kFrames: {
-      auto frames = HandleFrames(std::move(reader), std::move(limit));
+      auto frames = HandleFrames(std::move(reader), encrypted, std::move(limit));
       co_await std::move(frames);
       co_return;
     }
     case Speech::kHttp: {
       limit->Disarm();
       if (!on_http) break;
-      auto http = ServeHttp(world_, world_.control, std::move(reader), on_http, options_.http);
+      auto http = HandleHttp(std::move(reader), encrypted);
       co_await std::move(http);
       co_return;
     }
+    case Speech::kTls:
+      LogRefusal(*stream,
+                 {ErrorId::kTlsFailed, "the caller speaks TLS, and this process has no certificate"});
+      break;
     case Speech::kUnknown:
       garbage_.Add();
       MC_LOG(info, "{}", Error{ErrorId::kBadFrame, "from " + ToString(stream->remote())}.Text());
@@ -119,18 +183,34 @@ Task<void> PortServer::Handle(std::shared_ptr<Stream> stream) {
   stream->Close();
 }
 
-Task<void> PortServer::HandleFrames(std::unique_ptr<BufferedReader> reader,
+Task<void> PortServer::HandleHttp(std::unique_ptr<BufferedReader> reader, bool encrypted) {
+  const Credentials credentials = introduce().credentials;
+  HttpHandler handler = on_http;
+  if (credentials.tls && !encrypted) {
+    handler = AnswerThatItIsEncrypted;
+  } else if (credentials.secret) {
+    handler = Guarded(std::move(handler), credentials.secret);
+  }
+  auto serve = ServeHttp(world_, world_.control, std::move(reader), handler, options_.http);
+  co_await std::move(serve);
+}
+
+Task<void> PortServer::HandleFrames(std::unique_ptr<BufferedReader> reader, bool encrypted,
                                     std::shared_ptr<StreamDeadline> limit) {
   const std::shared_ptr<Stream> stream = reader->shared_stream();
   const Introduction introduction = introduce();
-  Result<Handshake> handshake = co_await Welcome(std::move(reader), introduction);
+  if (introduction.credentials.tls && !encrypted) {
+    const Error refusal{ErrorId::kTlsFailed, "this port accepts encrypted connections only"};
+    LogRefusal(*stream, refusal);
+    auto refuse = Refuse(*stream, refusal);
+    co_await std::move(refuse);
+    stream->Close();
+    co_return;
+  }
+  Result<Handshake> handshake = co_await Welcome(world_, std::move(reader), introduction);
   if (!handshake) {
     if (!limit->passed() && handshake.error().id == ErrorId::kBadFrame) garbage_.Add();
-    const bool went_away = handshake.error().id == ErrorId::kConnectionClosed ||
-                           handshake.error().id == ErrorId::kClosed;
-    if (!went_away)
-      MC_LOG(info, "{}",
-             Within("connection from " + ToString(stream->remote()), handshake.error()).Text());
+    LogRefusal(*stream, handshake.error());
     stream->Close();
     co_return;
   }

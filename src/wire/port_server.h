@@ -1,4 +1,5 @@
-// The one port of a process: control, data and HTTP on it, told apart by the first bytes.
+// The one port of a process: control, data and HTTP on it, plain or within TLS, told apart by the
+// first bytes.
 #pragma once
 
 #include <functional>
@@ -32,8 +33,9 @@ class PortServer : public std::enable_shared_from_this<PortServer> {
   /// A connection with a purpose other than RPC: a transport's data connection.
   std::function<void(Handshake)> on_data;
   std::function<void(std::shared_ptr<RpcConnection>)> on_rpc;
-  /// Asked for at every hand-shake: labels and transports may change before the first peer comes.
-  std::function<Introduction()> introduce;
+  /// Asked for at every connection: labels and transports may change before the first peer comes.
+  /// Its credentials are asked of callers: TLS of all, the secret of frames, its token of HTTP.
+  std::function<Introduction()> introduce = [] { return Introduction{}; };
 
   /// Takes over the bound listener and accepts until Close(). Several listeners may be served.
   void Serve(std::shared_ptr<Listener> listener);
@@ -45,8 +47,9 @@ class PortServer : public std::enable_shared_from_this<PortServer> {
   Task<void> AcceptLoop(std::shared_ptr<Listener> listener);
   [[nodiscard]] bool IsFull();
   Task<void> Handle(std::shared_ptr<Stream> stream);
-  Task<void> HandleFrames(std::unique_ptr<BufferedReader> reader,
+  Task<void> HandleFrames(std::unique_ptr<BufferedReader> reader, bool encrypted,
                           std::shared_ptr<StreamDeadline> limit);
+  Task<void> HandleHttp(std::unique_ptr<BufferedReader> reader, bool encrypted);
 
   World& world_;
   PortServerOptions options_;

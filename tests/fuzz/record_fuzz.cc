@@ -1,5 +1,5 @@
 // Records as etcd holds them, base64 around them, and the connection strings that lead there.
-#include "directory/etcd/base64.h"
+#include "base/base64.h"
 #include "directory/etcd/etcd_directory.h"
 #include "directory/record.h"
 #include "fuzzer.h"

@@ -5,7 +5,7 @@
 #include <boost/json.hpp>
 
 #include "base/log.h"
-#include "directory/etcd/base64.h"
+#include "base/base64.h"
 #include "directory/leased_directory.h"
 #include "directory/record.h"
 #include "wire/http.h"
@@ -35,7 +35,7 @@ class EtcdClient {
   }
 
   std::string Describe() const {
-    std::string text = "etcd://";
+    std::string text = servers_.tls ? "etcds://" : "etcd://";
     for (const HostPort& endpoint : servers_.endpoints) {
       if (text.back() != '/') text += ',';
       text += ToString(endpoint);
@@ -72,8 +72,9 @@ class EtcdClient {
                                      Instant deadline) {
     if (!http_) {
       const HostPort& endpoint = servers_.endpoints[current_];
-      http_ = std::make_unique<HttpClient>(world_, world_.control,
-                                           HttpUrl{endpoint.host, endpoint.port, "/", false});
+      HttpUrl url{endpoint.host, endpoint.port, "/", servers_.tls != nullptr};
+      url.context = servers_.tls;
+      http_ = std::make_unique<HttpClient>(world_, world_.control, std::move(url));
       token_.clear();
     }
     if (!servers_.user.empty() && token_.empty()) {
@@ -100,7 +101,12 @@ class EtcdClient {
     const std::string where = ToString(endpoint);
     auto send = http_->Send("POST", target, std::move(body), std::move(headers), deadline);
     const Result<HttpResponse> response = co_await std::move(send);
-    if (!response) co_return Fail(DirectoryFault(where, response.error()));
+    if (!response) {
+      Error fault = DirectoryFault(where, response.error());
+      if (response.error().id == ErrorId::kConnectionClosed && !servers_.tls)
+        fault.context += "; if it speaks TLS, write etcds://";
+      co_return Fail(std::move(fault));
+    }
     co_return Interpret(where, *response);
   }
 
@@ -112,6 +118,10 @@ class EtcdClient {
     }
     json::error_code code;
     const json::value value = json::parse(response.body, code);
+    if (response.status == 400 && response.body.find("HTTPS server") != std::string::npos) {
+      return Fail(ErrorId::kTlsFailed,
+                  where + " speaks TLS only: write metadata_server as etcds://");
+    }
     if (code || !value.is_object()) {
       return Fail(
           ErrorId::kWrongService,
@@ -222,9 +232,14 @@ class EtcdStore final : public RecordStore {
 }  // namespace
 
 Result<EtcdServers> ParseEtcdServers(std::string_view connection) {
-  constexpr std::string_view kScheme = "etcd://";
   std::string_view rest = connection;
-  if (rest.starts_with(kScheme)) rest.remove_prefix(kScheme.size());
+  std::string_view prefix = "http://";  // of an endpoint, as in etcd's own lists
+  for (const std::string_view scheme : {"etcd://", "etcds://"}) {
+    if (!rest.starts_with(scheme)) continue;
+    rest.remove_prefix(scheme.size());
+    if (scheme == "etcds://") prefix = "https://";
+    break;
+  }
   while (!rest.empty() && rest.back() == '/') rest.remove_suffix(1);
   EtcdServers servers;
   if (const std::size_t at = rest.rfind('@'); at != std::string_view::npos) {
@@ -237,8 +252,7 @@ Result<EtcdServers> ParseEtcdServers(std::string_view connection) {
   while (true) {
     const std::size_t comma = rest.find(',');
     std::string_view part = rest.substr(0, comma);
-    if (constexpr std::string_view kHttp = "http://"; part.starts_with(kHttp))
-      part.remove_prefix(kHttp.size());
+    if (part.starts_with(prefix)) part.remove_prefix(prefix.size());
     Result<HostPort> endpoint = ParseHostPort(part);
     if (!endpoint) return Fail(Within("metadata_server", endpoint.error()));
     servers.endpoints.push_back(std::move(*endpoint));

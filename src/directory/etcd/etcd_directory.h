@@ -14,8 +14,9 @@ struct EtcdServers {
   std::vector<HostPort> endpoints;  ///< Tried in turn; port 0 means 2379.
   std::string user;                 ///< Empty: no authentication.
   std::string password;
+  std::shared_ptr<const TlsContext> tls;  ///< Null: plain.
 };
-/// "h:p", "h:p,h:p", "etcd://[user:password@]h:p[,h:p]". kBadAddress.
+/// "h:p", "h:p,h:p", "etcd://[user:password@]h:p[,h:p]", "etcds://…". kBadAddress.
 [[nodiscard]] Result<EtcdServers> ParseEtcdServers(std::string_view connection);
 
 [[nodiscard]] std::unique_ptr<Directory> MakeEtcdDirectory(World& world, EtcdServers servers,

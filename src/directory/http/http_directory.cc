@@ -21,7 +21,7 @@ class HttpStore final : public RecordStore {
         index_(fmt::format("/mooncake/{}/v1/instances", cluster)) {}
 
   std::string Describe() const override {
-    return fmt::format("http://{}{}", Where(), service_.target);
+    return fmt::format("{}://{}{}", service_.tls ? "https" : "http", Where(), service_.target);
   }
   void Close() override { http_.Close(); }
 
@@ -251,10 +251,6 @@ Result<HttpUrl> ParseMetadataUrl(const std::string& connection) {
   }
   Result<HttpUrl> url = ParseHttpUrl(connection);
   if (!url) return Fail(Within("metadata_server", url.error()));
-  if (url->tls) {
-    return Fail(ErrorId::kBadAddress,
-                "metadata_server: https:// is not spoken here: write http://");
-  }
   if (url->target.find_first_of("?#") != std::string::npos) {
     return Fail(ErrorId::kBadAddress,
                 "metadata_server: the path ends in /metadata, without a query");

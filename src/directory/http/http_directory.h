@@ -10,7 +10,7 @@
 
 namespace mooncake {
 
-/// "http://host[:port][/path/metadata]". kBadAddress.
+/// "http://host[:port][/path/metadata]", "https://…". kBadAddress.
 [[nodiscard]] Result<HttpUrl> ParseMetadataUrl(const std::string& connection);
 
 [[nodiscard]] std::unique_ptr<Directory> MakeHttpDirectory(World& world, HttpUrl service,

@@ -55,7 +55,7 @@ class HostCarrier final : public Carrier {
       Result<std::unique_ptr<Listener>> listener = world.network.ListenLocal(world.control, name_);
       if (listener) {
         std::shared_ptr<Listener> taken = std::move(*listener);
-        Carry(std::move(taken), introduction.self);
+        Carry(std::move(taken), introduction);
       } else if (listener.error().id != ErrorId::kPortTaken) {
         co_return Fail(listener.error());
       }
@@ -70,13 +70,13 @@ class HostCarrier final : public Carrier {
   }
 
  private:
-  void Carry(std::shared_ptr<Listener> listener, const Identity& self) {
+  void Carry(std::shared_ptr<Listener> listener, Introduction self) {
     MC_LOG(info, "carrying the directory of this host");
     Close();
     server_ = std::make_shared<DirectoryServer>(world_);
     port_ = std::make_shared<PortServer>(world_, metrics_, PortServerOptions{});
-    Identity identity = self;
-    port_->introduce = [identity] { return Introduction{identity, {}, {}}; };
+    self.credentials.tls = nullptr;  // it stays within the host
+    port_->introduce = [self] { return self; };
     server_->AddTo(port_->router);
     port_->Serve(std::move(listener));
   }
@@ -151,8 +151,10 @@ class RemoteCarrier final : public Carrier {
 
 class MemoryDirectory final : public Directory {
  public:
-  MemoryDirectory(World& world, std::unique_ptr<Carrier> carrier, std::string cluster)
-      : state_(std::make_shared<State>(world, std::move(carrier), std::move(cluster))) {}
+  MemoryDirectory(World& world, std::unique_ptr<Carrier> carrier, std::string cluster,
+                  Credentials credentials)
+      : state_(std::make_shared<State>(world, std::move(carrier), std::move(cluster),
+                                       std::move(credentials))) {}
   ~MemoryDirectory() override {
     // Coroutines may still hold the state; what they wait for ends with the connection.
     Post(state_->world.control, [state = state_] { state->Stop(); });
@@ -234,8 +236,8 @@ class MemoryDirectory final : public Directory {
   }
 
   struct State : std::enable_shared_from_this<State> {
-    State(World& w, std::unique_ptr<Carrier> c, std::string cl)
-        : world(w), carrier(std::move(c)), cluster(std::move(cl)) {}
+    State(World& w, std::unique_ptr<Carrier> c, std::string cl, Credentials cr)
+        : world(w), carrier(std::move(c)), cluster(std::move(cl)), credentials(std::move(cr)) {}
 
     // One connection; whoever needs it while it is being made waits for the same one.
     Task<Result<std::shared_ptr<RpcConnection>>> Connected(Instant deadline) {
@@ -252,6 +254,7 @@ class MemoryDirectory final : public Directory {
       if (closed) co_return Fail(ErrorId::kClosed, "the directory's client stops");
       connecting = true;
       Introduction introduction;
+      introduction.credentials = credentials;
       if (record) introduction.self = record->identity;
       auto connect = carrier->Connect(world, std::move(introduction), deadline);
       Result<Handshake> handshake = co_await std::move(connect);
@@ -341,6 +344,7 @@ class MemoryDirectory final : public Directory {
     World& world;
     std::unique_ptr<Carrier> carrier;
     std::string cluster;
+    Credentials credentials;
     RpcRouter no_methods;
     std::optional<Record> record;
     bool stopped = false;
@@ -358,15 +362,17 @@ class MemoryDirectory final : public Directory {
 
 }  // namespace
 
-std::unique_ptr<Directory> MakeHostDirectory(World& world, std::string cluster, DirectoryUse use) {
+std::unique_ptr<Directory> MakeHostDirectory(World& world, std::string cluster, DirectoryUse use,
+                                             Credentials credentials) {
   return std::make_unique<MemoryDirectory>(world, std::make_unique<HostCarrier>(world, use),
-                                           std::move(cluster));
+                                           std::move(cluster), std::move(credentials));
 }
 
 std::unique_ptr<Directory> MakeRemoteDirectory(World& world, std::vector<HostPort> servers,
-                                               std::string cluster) {
-  return std::make_unique<MemoryDirectory>(
-      world, std::make_unique<RemoteCarrier>(std::move(servers)), std::move(cluster));
+                                               std::string cluster, Credentials credentials) {
+  return std::make_unique<MemoryDirectory>(world,
+                                           std::make_unique<RemoteCarrier>(std::move(servers)),
+                                           std::move(cluster), std::move(credentials));
 }
 
 }  // namespace mooncake

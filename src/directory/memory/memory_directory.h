@@ -14,11 +14,13 @@ namespace mooncake {
 /// the process; when it dies, the others agree on the next one by trying to take the name, and
 /// register again.
 [[nodiscard]] std::unique_ptr<Directory> MakeHostDirectory(
-    World& world, std::string cluster, DirectoryUse use = DirectoryUse::kMember);
+    World& world, std::string cluster, DirectoryUse use = DirectoryUse::kMember,
+    Credentials credentials = {});
 
 /// The directory at one of `servers` (`mooncake directory`, or any instance).
 [[nodiscard]] std::unique_ptr<Directory> MakeRemoteDirectory(World& world,
                                                              std::vector<HostPort> servers,
-                                                             std::string cluster);
+                                                             std::string cluster,
+                                                             Credentials credentials = {});
 
 }  // namespace mooncake

@@ -57,6 +57,16 @@ Task<Status> RedisClient::Connect(Instant deadline) {
     last = stream.error();
   }
   if (!stream_) co_return Fail(DirectoryFault(Where(), last));
+  if (server_.tls) {
+    const StreamDeadline limit(world_, world_.control, stream_, deadline);
+    auto encrypt = ConnectTls(stream_, server_.tls, server_.address.host);
+    Result<std::shared_ptr<Stream>> encrypted = co_await std::move(encrypt);
+    if (!encrypted) {
+      const Error late{ErrorId::kDeadline, "no TLS hand-shake"};
+      co_return Fail(DirectoryFault(Where(), limit.passed() ? late : encrypted.error()));
+    }
+    stream_ = std::move(*encrypted);
+  }
 
   // PING tells a redis from everything else, also where no password and no database is asked for.
   Commands greeting;

@@ -34,7 +34,7 @@ class RedisStore final : public RecordStore {
 
   std::string Describe() const override {
     const std::uint32_t database = client_.server().database;
-    return fmt::format("redis://{}{}", client_.Where(),
+    return fmt::format("{}://{}{}", client_.server().tls ? "rediss" : "redis", client_.Where(),
                        database == 0 ? std::string() : fmt::format("/{}", database));
   }
   void Close() override { client_.Close(); }
@@ -95,9 +95,10 @@ class RedisStore final : public RecordStore {
 }  // namespace
 
 Result<RedisServer> ParseRedisServer(std::string_view connection) {
-  constexpr std::string_view kScheme = "redis://";
   std::string_view rest = connection;
-  if (rest.starts_with(kScheme)) rest.remove_prefix(kScheme.size());
+  for (const std::string_view scheme : {"redis://", "rediss://"}) {
+    if (rest.starts_with(scheme)) rest.remove_prefix(scheme.size());
+  }
   RedisServer server;
   if (const std::size_t at = rest.rfind('@'); at != std::string_view::npos) {
     const std::string_view credentials = rest.substr(0, at);

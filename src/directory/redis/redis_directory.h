@@ -14,8 +14,9 @@ struct RedisServer {
   std::string user;      ///< Empty: redis's default user.
   std::string password;  ///< Empty: no authentication.
   std::uint32_t database = 0;
+  std::shared_ptr<const TlsContext> tls;  ///< Null: plain.
 };
-/// "redis://[[user:]password@]host[:port][/database]". kBadAddress.
+/// "redis://[[user:]password@]host[:port][/database]", "rediss://…". kBadAddress.
 [[nodiscard]] Result<RedisServer> ParseRedisServer(std::string_view connection);
 
 [[nodiscard]] std::unique_ptr<Directory> MakeRedisDirectory(World& world, RedisServer server,

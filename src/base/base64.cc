@@ -1,4 +1,4 @@
-#include "directory/etcd/base64.h"
+#include "base/base64.h"
 
 #include <cstdint>
 

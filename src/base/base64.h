@@ -1,4 +1,4 @@
-// Base64 (RFC 4648 section 4), in which etcd's gateway carries keys and values.
+// Base64 (RFC 4648 section 4).
 #pragma once
 
 #include <optional>
