@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "engine/batch.h"
 #include "engine/connector.h"
+#include "engine/copy_workers.h"
 #include "engine/notifications.h"
 #include "engine/region_messages.h"
 #include "transport/transfer_check.h"
@@ -61,6 +62,7 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
         identity(std::move(i)),
         options(std::move(o)),
         regions(std::make_shared<RegionTable>(w.random)),
+        copiers(std::make_shared<CopyWorkers>(w)),
         worker(w.threads.MakeWorker()),
         background(w.threads.MakeWorker(WorkerUrgency::kWhenIdle)) {}
 
@@ -466,7 +468,7 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
            [end, status = std::move(status)]() mutable { end->Set(std::move(status)); });
     };
     if (choice.path->is_synchronous()) {
-      worker->Add([this, self = shared_from_this(), peer, choice, &transfer, answer] {
+      copiers->Add([this, self = shared_from_this(), peer, choice, &transfer, answer] {
         answer(RunTimed(*peer, choice, transfer));
       });
       co_return co_await end->Get();
@@ -522,6 +524,8 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
     };
     port->on_data = nullptr;
     port->on_rpc = nullptr;
+    auto copies = copiers->Close();
+    co_await std::move(copies);
     for (Worker* const one : {background.get(), worker.get()}) {
       co_await Finished(*one, world.control);
       one->Stop();
@@ -561,8 +565,8 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
   std::atomic<bool> stop_populating = false;
   std::size_t active = 0;  // batches being driven, and notifications
   Signal idle;
-  std::unique_ptr<Worker>
-      worker;  // copies that nobody waits for on a thread of their own, and unmapping
+  std::shared_ptr<CopyWorkers> copiers;
+  std::unique_ptr<Worker> worker;      // unmapping, which waits for copies in progress
   std::unique_ptr<Worker> background;  // populates memory
 };
 

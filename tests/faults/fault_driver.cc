@@ -2,21 +2,26 @@
 // input say, and answers each with one JSON object. The tests break what lies between two of these,
 // and count what each holds from outside.
 //
-//   fault_driver ADDRESS TRANSPORT[,TRANSPORT...] [FRAME_TIMEOUT_MS]     first line: {"address":
-//   where peers connect}
+//   fault_driver ADDRESS TRANSPORT[,TRANSPORT...] [FRAME_TIMEOUT_MS]
 //
-//   register NAME BYTES user|mapped    memory of its own, or such as peers of this host may map;
-//   answers its region unregister NAME                    and frees it fill NAME SEED with the
-//   pattern of that seed check NAME OLD NEW RANGES exact|either   RANGES must hold NEW (or, either,
-//   both byte by byte), all the rest OLD connect ADDRESS MS                 whose regions the next
-//   commands mean submit write|read NAME REGION RANGES MS  a batch within MS; answers its number
-//   run write|read NAME REGION RANGES MS     the same on this thread; answers its outcome
-//   measure NAME REGION BYTES MS       writes of so many bytes, one after the other, for so long;
-//   answers how long they took cancel NUMBER / wait NUMBER        answers the outcome, and when it
-//   came crowd NUMBER                       so many more engines in this process; answers their
-//   addresses storm ADDRESS MS                   all of those connect there at once meet MS
-//   ADDRESS...                 this engine connects to all of these at once trim gives freed memory
-//   back to the kernel
+// Its first line is {"address": where peers connect}. The commands:
+// - register NAME BYTES user|mapped: memory of its own, or such as peers of this host may map;
+//   answers its region
+// - unregister NAME: and frees it
+// - fill NAME SEED: with the pattern of that seed
+// - check NAME OLD NEW RANGES exact|either: RANGES must hold NEW (or, either, both byte by byte),
+//   all the rest OLD
+// - connect ADDRESS MS: whose regions the next commands mean
+// - submit write|read NAME REGION RANGES MS: a batch within MS; answers its number
+// - run write|read NAME REGION RANGES MS: the same on this thread; answers its outcome
+// - measure NAME REGION BYTES MS: writes of so many bytes, one after the other, for so long;
+//   answers how long they took
+// - cancel NUMBER
+// - wait NUMBER: answers the outcome, and when it came
+// - crowd NUMBER: so many more engines in this process; answers their addresses
+// - storm ADDRESS MS: all of those connect there at once
+// - meet MS ADDRESS...: this engine connects to all of these at once
+// - trim: gives freed memory back to the kernel
 //
 // RANGES are COUNT BYTES STRIDE: COUNT ranges of BYTES, each at the next multiple of STRIDE that
 // fits into the memory, from the beginning again at its end; at the same offsets on both sides.

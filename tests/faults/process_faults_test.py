@@ -216,6 +216,29 @@ class Shm(ProcessFaults, unittest.TestCase):
 class Ring(ProcessFaults, unittest.TestCase):
     transports, kind = ["ring"], "user"
 
+    def test_batches_to_stopped_peers_hold_up_nobody_elses(self):
+        near, other = self.pair.near, Driver("127.0.0.1", self.transports)
+        try:
+            region = other.do("register", "target", MEMORY_BYTES, "user")["region"]
+            near.do("connect", other.address, LONG_MS)
+            near.do("run", "write", "memory", region, PROBE, LONG_MS)
+            near.do("connect", self.pair.far.address, LONG_MS)
+            self.pair.far.stop()
+            try:
+                stuck = [near.do("submit", "write", "memory", self.pair.region, BIG, 4000)["number"] for _ in range(3)]
+                near.do("connect", other.address, LONG_MS)
+                moved = near.do("submit", "write", "memory", region, SMALL_RANGES, LONG_MS)["number"]
+                outcome = near.do("wait", moved)
+                self.assertLess(outcome["ms"], 2000, outcome)
+                for number in stuck:
+                    near.do("cancel", number)
+                    near.ask("wait", number)
+            finally:
+                self.pair.far.go_on()
+        finally:
+            other.close()
+        self.given_back()
+
 
 class Cma(ProcessFaults, unittest.TestCase):
     transports, kind = ["cma"], "user"
