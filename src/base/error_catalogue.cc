@@ -97,6 +97,9 @@ constexpr std::array kCatalogue = {
                "message says what was wrong."},
     ErrorEntry{Id::kNotProven, kDenied, "the secret of the cluster was not proven",
                "Give every process of the cluster the same cluster_secret_file."},
+    ErrorEntry{Id::kNoDescriptors, kTryAgain, "no file descriptor is left",
+               "Raise the limit of open files (`ulimit -n`); connections that wait are accepted as "
+               "soon as there is one."},
     ErrorEntry{Id::kCancelled, kCancelled, "cancelled", "Nothing: somebody asked for it."},
     ErrorEntry{Id::kNoPath, kPeerGone, "no path to the peer is left",
                "Look at `mooncake status`: the path table says why each transport is not used."},

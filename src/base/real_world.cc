@@ -53,6 +53,8 @@ Error FromAsio(const error_code& code, std::string context) {
     return Error{ErrorId::kConnectRefused, std::move(context), code.value()};
   if (code == asio::error::timed_out)
     return Error{ErrorId::kConnectTimeout, std::move(context), code.value()};
+  if (code == asio::error::no_descriptors || code.value() == ENFILE)
+    return Error{ErrorId::kNoDescriptors, std::move(context), code.value()};
   return Error{ErrorId::kNetwork, std::move(context), code.value()};
 }
 

@@ -68,6 +68,7 @@ enum class ErrorId : std::uint16_t {
   kClosed = 115,
   kTlsFailed = 116,
   kNotProven = 117,
+  kNoDescriptors = 118,
   kCancelled = 201,
   kNoPath = 202,
   kPathFailed = 203,

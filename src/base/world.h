@@ -113,8 +113,8 @@ class Stream {
 class Listener {
  public:
   virtual ~Listener() = default;
-  /// The next connection, on the listener's loop. Errors: kClosed after Close(), kNetwork (out of
-  /// descriptors: the listener lives, call again after a pause).
+  /// The next connection, on the listener's loop. Errors: kClosed after Close(), kNoDescriptors
+  /// (the listener lives, call again after a pause), kNetwork.
   [[nodiscard]] virtual Task<Result<std::unique_ptr<Stream>>> Accept() = 0;
   [[nodiscard]] virtual Endpoint bound() const = 0;  ///< With the port that the kernel chose.
   virtual void Close() noexcept = 0;
@@ -140,7 +140,7 @@ class Network {
   /// name dies with the process. kPortTaken if somebody has it.
   [[nodiscard]] virtual Result<std::unique_ptr<Listener>> ListenLocal(const Executor& executor,
                                                                       const std::string& name) = 0;
-  /// Errors: kConnectRefused, kConnectTimeout, kNetwork.
+  /// Errors: kConnectRefused, kConnectTimeout, kNoDescriptors, kNetwork.
   [[nodiscard]] virtual Task<Result<std::unique_ptr<Stream>>> Connect(Executor executor,
                                                                       Endpoint to,
                                                                       Instant deadline) = 0;

@@ -254,7 +254,7 @@ Result<MappingLimit> MappingLimit::Open(std::int64_t process, std::uint64_t area
   Result<UniqueFd> fd = OpenMemfdOf(process, kBenchMemfdName);
   if (!fd) {
     MC_TRY(own, SharedSegment::Create(kBenchMemfdName, area_bytes));
-    own->Populate(nullptr);
+    own->Populate();
     fd = own->Duplicate(true);
     if (!fd) return Fail(fd.error());
   }

@@ -13,7 +13,8 @@ namespace mooncake {
 namespace {
 
 constexpr OptionSpec kOwnOptions[] = {
-    {"listen", "0.0.0.0:7700", Unit::kText, "Address and port to listen at; port 0 is any free one."},
+    {"listen", "0.0.0.0:7700", Unit::kText,
+     "Address and port to listen at; port 0 is any free one."},
     {"http", "false", Unit::kFlag,
      "Also serve /metadata on that port, as the HTTP metadata service of the public project."},
     {"log_level", "info", Unit::kChoice, "What is logged to stderr.", "debug|info|warn|error|off"},
@@ -65,7 +66,8 @@ int RunDirectory(CommandInput& input) {
   Post(world.control, [port, shared] { port->Serve(shared); });
   const std::string or_http =
       metadata ? fmt::format(" or \"{}://{}/metadata\"", credentials->tls ? "https" : "http",
-                             ToString(bound)) : "";
+                             ToString(bound))
+               : "";
   fmt::print("the directory is ready: metadata_server = \"mooncake://{}\"{}\n", ToString(bound),
              or_http);
   std::fflush(stdout);

@@ -1,4 +1,5 @@
-// mooncake http-token: what people and Prometheus send to a port that asks for the cluster's secret.
+// mooncake http-token: what people and Prometheus send to a port that asks for the cluster's
+// secret.
 #include <fmt/format.h>
 
 #include "cli/command.h"
@@ -10,8 +11,7 @@ namespace {
 int RunHttpToken(CommandInput& input) {
   if (!input.words.empty())
     return Report({ErrorId::kUsage, fmt::format("\"{}\" is no flag", input.words[0])});
-  const Result<Credentials> credentials =
-      LoadCredentials(input.real.world().files, input.options);
+  const Result<Credentials> credentials = LoadCredentials(input.real.world().files, input.options);
   if (!credentials) return Report(credentials.error());
   if (!credentials->secret) return Report({ErrorId::kUsage, "--cluster-secret-file is needed"});
   fmt::print("{}\n", credentials->secret->HttpToken());

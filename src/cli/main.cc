@@ -13,8 +13,8 @@ namespace mooncake {
 
 std::span<const Command> Commands() {
   static const std::array commands = {
-      kInstanceCommand,      kStatusCommand,        kDirectoryCommand,    kReplayCommand,
-      kTraceGenerateCommand, kTraceInspectCommand,  kModelsCommand,       kExplainCommand,
+      kInstanceCommand,      kStatusCommand,        kDirectoryCommand,     kReplayCommand,
+      kTraceGenerateCommand, kTraceInspectCommand,  kModelsCommand,        kExplainCommand,
       kOptionsCommand,       kConfigExplainCommand, kBenchTransferCommand, kHttpTokenCommand};
   return commands;
 }

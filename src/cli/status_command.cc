@@ -190,8 +190,8 @@ int RunStatus(CommandInput& input) {
   std::unique_ptr<Directory> directory;
   const std::string& cluster = input.options.Text("cluster");
   if (targets.empty()) {
-    const Result<DirectoryAccess> access = ReadDirectoryAccess(
-        world.files, input.options, *credentials, DirectoryUse::kReader);
+    const Result<DirectoryAccess> access =
+        ReadDirectoryAccess(world.files, input.options, *credentials, DirectoryUse::kReader);
     if (!access) return Report(access.error());
     Result<std::unique_ptr<Directory>> opened =
         OpenDirectory(world, input.options.Text("metadata_server"), cluster, *access);

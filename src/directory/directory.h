@@ -94,7 +94,8 @@ inline constexpr OptionSpec kDirectoryOptions[] = {
      {},
      "MC_REDIS_PASSWORD"},
     {"directory_ca", "", Unit::kText,
-     "A PEM file with the CA of a directory with TLS. Without a value: those that the host trusts."},
+     "A PEM file with the CA of a directory with TLS. Without a value: those that the host "
+     "trusts."},
     {"directory_certificate", "", Unit::kText,
      "A PEM file with the certificate that is shown to a directory with TLS."},
     {"directory_key", "", Unit::kText,

@@ -114,11 +114,9 @@ TEST(ConnectionStrings, AreTakenAsUsersWriteThem) {
   EXPECT_EQ((*OpenDirectory(real.world(), "etcds://u:p@a,https://b:1", "c"))->Describe(),
             "etcds://a:2379,b:1");
   EXPECT_EQ((*OpenDirectory(real.world(), "rediss://a", "c"))->Describe(), "rediss://a:6379");
-  EXPECT_EQ((*OpenDirectory(real.world(), "https://a", "c"))->Describe(),
-            "https://a:443/metadata");
+  EXPECT_EQ((*OpenDirectory(real.world(), "https://a", "c"))->Describe(), "https://a:443/metadata");
   EXPECT_TRUE(FailsWith(OpenDirectory(real.world(), "zk://a", "c"), ErrorId::kBadOptionValue));
-  for (const char* wrong :
-       {"http://u:p@a/metadata", "http://a/metadata?key=1", "redis://a/b"}) {
+  for (const char* wrong : {"http://u:p@a/metadata", "http://a/metadata?key=1", "redis://a/b"}) {
     EXPECT_TRUE(FailsWith(OpenDirectory(real.world(), wrong, "c"), ErrorId::kBadAddress)) << wrong;
   }
   EXPECT_TRUE(FailsWith(OpenDirectory(real.world(), "etcd://", "c"), ErrorId::kBadAddress));
@@ -238,11 +236,19 @@ class ServiceProcess {
     }
     if (kind_.starts_with("redis")) {
       const bool plain = kind_ == "redis";
-      return {"redis-server", "--port",       plain ? std::to_string(port_) : "0",
-              "--tls-port",   plain ? "0" : std::to_string(port_),
-              "--bind",       "127.0.0.1",    "--dir",
-              folder_.string(), "--save",     "",
-              "--appendonly", "no"};
+      return {"redis-server",
+              "--port",
+              plain ? std::to_string(port_) : "0",
+              "--tls-port",
+              plain ? "0" : std::to_string(port_),
+              "--bind",
+              "127.0.0.1",
+              "--dir",
+              folder_.string(),
+              "--save",
+              "",
+              "--appendonly",
+              "no"};
     }
     return {"python3", "-c", kPublicMetadataService, std::to_string(port_)};
   }
@@ -318,7 +324,7 @@ class Service {
     const std::string key = files_.Write(issued.key);
     const std::string ca = files_.Write(issuer_.certificate());
     if (kind == "etcds") {
-      return {"--cert-file",       certificate, "--key-file", key,
+      return {"--cert-file",       certificate, "--key-file",        key,
               "--trusted-ca-file", ca,          "--client-cert-auth"};
     }
     return {"--tls-cert-file", certificate, "--tls-key-file", key, "--tls-ca-cert-file", ca};
@@ -376,7 +382,8 @@ class DirectoryContract : public testing::TestWithParam<std::string> {
     real_.Stop();
   }
   Directory& Open() {
-    Result<std::unique_ptr<Directory>> directory = OpenDirectory(world_, connection_, cluster_, service_->access());
+    Result<std::unique_ptr<Directory>> directory =
+        OpenDirectory(world_, connection_, cluster_, service_->access());
     EXPECT_TRUE(Succeeds(directory));
     return *directories_.emplace_back(std::move(*directory));
   }
@@ -475,9 +482,8 @@ TEST_P(DirectoryContract, ManyThatStartAtOnceAreAllFound) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Each, DirectoryContract,
-                         testing::Values("host", "mooncake", "etcd", "redis", "http",
-                                         "http-public", "mooncake-tls", "etcds", "rediss",
-                                         "https"),
+                         testing::Values("host", "mooncake", "etcd", "redis", "http", "http-public",
+                                         "mooncake-tls", "etcds", "rediss", "https"),
                          &NameOf);
 
 // Those whose service is another process than ours, which may go away and come back.

@@ -214,6 +214,7 @@ bool IsWorthRetrying(const Error& error) noexcept {
     case Errc::kUnavailable:
     case Errc::kPeerGone:
     case Errc::kUnknownOutcome:
+    case Errc::kTryAgain:
       return true;
     default:
       return false;

@@ -44,9 +44,10 @@ Result<DirectoryAccess> ReadDirectoryAccess(Files& files, const Options& options
   if (IsEncrypted(SchemeOf(options.Text("metadata_server")))) {
     MC_TRY(access.tls, TlsContext::ForServices(files, from));
   } else if (!from.certificate.empty() || !from.key.empty() || !from.ca.empty()) {
-    return Fail(ErrorId::kBadOptionValue,
-                "directory_ca, directory_certificate and directory_key are for a metadata_server that "
-                "begins with etcds://, rediss:// or https://");
+    return Fail(
+        ErrorId::kBadOptionValue,
+        "directory_ca, directory_certificate and directory_key are for a metadata_server that "
+        "begins with etcds://, rediss:// or https://");
   }
   return access;
 }

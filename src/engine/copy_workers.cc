@@ -6,9 +6,9 @@ namespace mooncake {
 
 void CopyWorkers::Add(std::function<void()> work) {
   const std::lock_guard lock(mutex_);
-  const auto least = std::min_element(
-      seats_.begin(), seats_.end(),
-      [](const SeatPtr& a, const SeatPtr& b) { return a->pieces < b->pieces; });
+  const auto least =
+      std::min_element(seats_.begin(), seats_.end(),
+                       [](const SeatPtr& a, const SeatPtr& b) { return a->pieces < b->pieces; });
   SeatPtr seat;
   if (least != seats_.end() && ((*least)->pieces == 0 || seats_.size() == kWorkersMax)) {
     seat = *least;

@@ -223,6 +223,11 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
 
   Task<Status> Unregister(RegionId id) {
     const auto self = shared_from_this();
+    {
+      const std::lock_guard lock(segments_mutex);
+      if (const auto found = segments.find(id); found != segments.end())
+        found->second->StopPopulating();
+    }
     const Instant deadline = After(world.clock.Now(), options.unregister_timeout);
     const Result<bool> unused = co_await WaitUntilUnused(id, deadline);
     if (!unused) co_return Fail(unused.error());
@@ -514,7 +519,10 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
     const auto self = shared_from_this();
     if (closed) co_return;
     closed = true;
-    stop_populating = true;
+    {
+      const std::lock_guard lock(segments_mutex);
+      for (const auto& [id, segment] : segments) segment->StopPopulating();
+    }
     const Error cause{ErrorId::kClosed, "the engine stops"};
     if (connector) connector->Close(cause);
     for (const auto& transport : transports) transport->Close();
@@ -562,7 +570,6 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
   std::mutex segments_mutex;
   std::map<RegionId, std::unique_ptr<SharedSegment>> segments;  // guarded by segments_mutex
   std::atomic<bool> closed = false;
-  std::atomic<bool> stop_populating = false;
   std::size_t active = 0;  // batches being driven, and notifications
   Signal idle;
   std::shared_ptr<CopyWorkers> copiers;
@@ -621,7 +628,7 @@ Result<RegionInfo> Engine::Allocate(const std::string& name, std::uint64_t lengt
   const Result<PinnedRange> pin = impl_->regions->Pin(info.id, info.key, Access::kRead);
   if (pin) {
     impl_->background->Add(
-        [impl = impl_.get(), borrowed, pin = *pin] { borrowed->Populate(&impl->stop_populating); });
+        [borrowed, pin = *pin] { borrowed->Populate(); });
   }
   return info;
 }

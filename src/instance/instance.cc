@@ -214,8 +214,8 @@ Result<std::unique_ptr<Instance>> Instance::Open(World& world, const Options& op
   MC_TRY(parts->credentials, LoadCredentials(world.files, options));
   MC_TRY(const DirectoryAccess access,
          ReadDirectoryAccess(world.files, options, parts->credentials));
-  MC_TRY(parts->directory, OpenDirectory(world, options.Text("metadata_server"),
-                                         options.Text("cluster"), access));
+  MC_TRY(parts->directory,
+         OpenDirectory(world, options.Text("metadata_server"), options.Text("cluster"), access));
   const Result<ListenPlan> plan = Await(world, PlanListening(world, options));
   if (!plan) return Fail(plan.error());
   Result<std::unique_ptr<Listener>> listener = world.network.Listen(world.control, plan->at);

@@ -245,7 +245,8 @@ class Trial {
     for (int bits = 0; bits < 1 << kDepthMax; ++bits) {
       Path path(kDepthMax);
       for (int i = 0; i < kDepthMax; ++i) path[static_cast<std::size_t>(i)] = bits >> i & 1;
-      Check(cache_.MatchLength(ChainsOf(path)) == oracle_.MatchLength(path), "the length of a match");
+      Check(cache_.MatchLength(ChainsOf(path)) == oracle_.MatchLength(path),
+            "the length of a match");
     }
   }
 

@@ -103,7 +103,7 @@ TEST(SharedSegments, AViewSeesTheOwnersBytesAndAReadOnlyOneCannotWrite) {
   EXPECT_TRUE(FailsWith(MappedView::Map(UniqueFd(::dup((*segment)->fd(false))), 10000, true),
                         ErrorId::kMapFailed));
   EXPECT_TRUE(Succeeds(MappedView::Map(UniqueFd(::dup((*segment)->fd(false))), 10000, false)));
-  (*segment)->Populate(nullptr);
+  (*segment)->Populate();
   EXPECT_EQ((*segment)->bytes()[5000], std::byte{42});
 }
 

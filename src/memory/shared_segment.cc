@@ -80,10 +80,12 @@ Result<UniqueFd> SharedSegment::Duplicate(bool writable) const {
   return duplicate;
 }
 
-void SharedSegment::Populate(const std::atomic<bool>* stop) const noexcept {
-  constexpr std::uint64_t kChunkBytes = 16 << 20;
+void SharedSegment::Populate() const noexcept {
+  // Some tenths of a millisecond: on a busy machine an idle thread gets a thousandth of a processor,
+  // and somebody may wait for the end of a chunk.
+  constexpr std::uint64_t kChunkBytes = 256 << 10;
   for (std::uint64_t offset = 0; offset < bytes_.size(); offset += kChunkBytes) {
-    if (stop != nullptr && stop->load(std::memory_order_relaxed)) return;
+    if (stop_populating_.load(std::memory_order_relaxed)) return;
     const std::uint64_t length = std::min<std::uint64_t>(kChunkBytes, bytes_.size() - offset);
     if (::madvise(bytes_.data() + offset, length, MADV_POPULATE_WRITE) != 0)
       return;  // old kernel: pages come on touch

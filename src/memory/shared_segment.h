@@ -32,8 +32,10 @@ class SharedSegment {
   /// A descriptor of its own for whoever maps the memory too. kMapFailed.
   [[nodiscard]] Result<UniqueFd> Duplicate(bool writable) const;
   /// Touches every page so that no later copy pays for the first touch (0.4 GB/s). Blocks; meant
-  /// for a thread of its own. Returns early when `*stop` becomes true.
-  void Populate(const std::atomic<bool>* stop) const noexcept;
+  /// for a thread of its own, which may be one that runs only when nobody else wants to.
+  void Populate() const noexcept;
+  /// Populate() returns soon, also one that begins later. Any thread.
+  void StopPopulating() noexcept { stop_populating_ = true; }
 
  private:
   SharedSegment(UniqueFd writable, UniqueFd read_only, MutableBytes bytes)
@@ -41,6 +43,7 @@ class SharedSegment {
   UniqueFd writable_;
   UniqueFd read_only_;
   MutableBytes bytes_;
+  std::atomic<bool> stop_populating_ = false;
 };
 
 /// A peer's segment, mapped into this process.

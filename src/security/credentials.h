@@ -22,13 +22,16 @@ inline constexpr OptionSpec kCredentialOptions[] = {
      "connections prove that they know it before "
      "they may say anything else."},
     {"cluster_secret", "", Unit::kSecret,
-     "The secret itself, best through the environment: flags can be seen by everybody on the host."},
+     "The secret itself, best through the environment: flags can be seen by everybody on the "
+     "host."},
     {"tls_certificate", "", Unit::kText,
      "A PEM file with this process's certificate and its chain: all connections between hosts are "
      "encrypted, and both sides show theirs."},
     {"tls_key", "", Unit::kText,
-     "A PEM file with the private key of tls_certificate. Without a value: it is in the same file."},
-    {"tls_ca", "", Unit::kText, "A PEM file with the CA that signs the certificates of the cluster."},
+     "A PEM file with the private key of tls_certificate. Without a value: it is in the same "
+     "file."},
+    {"tls_ca", "", Unit::kText,
+     "A PEM file with the CA that signs the certificates of the cluster."},
 };
 
 /// From the rows above. Errors: kFileAccess, kBadCredentials.

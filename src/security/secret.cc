@@ -16,9 +16,9 @@ namespace {
 std::string Hmac(std::string_view key, std::string_view text) {
   std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
   unsigned int bytes = 0;
-  const unsigned char* const made =
-      ::HMAC(EVP_sha256(), key.data(), static_cast<int>(key.size()),
-             reinterpret_cast<const unsigned char*>(text.data()), text.size(), digest.data(), &bytes);
+  const unsigned char* const made = ::HMAC(EVP_sha256(), key.data(), static_cast<int>(key.size()),
+                                           reinterpret_cast<const unsigned char*>(text.data()),
+                                           text.size(), digest.data(), &bytes);
   MC_ASSERT(made != nullptr && bytes == kProofBytes);
   return {reinterpret_cast<const char*>(digest.data()), bytes};
 }
@@ -44,7 +44,8 @@ Result<std::shared_ptr<const ClusterSecret>> ClusterSecret::Make(std::string_vie
 
 std::string ClusterSecret::Prove(ProofSide side, std::string_view caller_nonce,
                                  std::string_view callee_nonce) const {
-  std::string text = side == ProofSide::kCaller ? "mooncake proof 1 caller" : "mooncake proof 1 callee";
+  std::string text =
+      side == ProofSide::kCaller ? "mooncake proof 1 caller" : "mooncake proof 1 callee";
   text += caller_nonce;
   text += callee_nonce;
   return Hmac(secret_, text);

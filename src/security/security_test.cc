@@ -64,8 +64,9 @@ TEST(ClusterSecret, HttpShowsATokenOrAPassword) {
   EXPECT_TRUE(secret->AcceptsAuthorization("Bearer " + token));
   EXPECT_TRUE(secret->AcceptsAuthorization("Basic " + EncodeBase64("anybody:" + token)));
   for (const std::string& wrong :
-       {std::string(), std::string("Bearer"), "Bearer " + std::string(kText), "Bearer " + token + "0", token,
-        "Basic " + EncodeBase64(token), std::string("Basic ?"), "Basic " + EncodeBase64("a:b")}) {
+       {std::string(), std::string("Bearer"), "Bearer " + std::string(kText),
+        "Bearer " + token + "0", token, "Basic " + EncodeBase64(token), std::string("Basic ?"),
+        "Basic " + EncodeBase64("a:b")}) {
     EXPECT_FALSE(secret->AcceptsAuthorization(wrong)) << wrong;
   }
 }
@@ -107,12 +108,13 @@ class Tls : public testing::Test {
 
   std::shared_ptr<const TlsContext> ForCluster(const TestIssuer& issuer) {
     const TestIssuer::Issued issued = issuer.Issue("some-node");
-    return *TlsContext::ForCluster(real_.world().files,
-                                   {dir_.Write(issued.certificate), dir_.Write(issued.key),
-                                    dir_.Write(issuer.certificate())});
+    return *TlsContext::ForCluster(
+        real_.world().files,
+        {dir_.Write(issued.certificate), dir_.Write(issued.key), dir_.Write(issuer.certificate())});
   }
   std::shared_ptr<const TlsContext> ForServices(const TestIssuer& issuer) {
-    return *TlsContext::ForServices(real_.world().files, {"", "", dir_.Write(issuer.certificate())});
+    return *TlsContext::ForServices(real_.world().files,
+                                    {"", "", dir_.Write(issuer.certificate())});
   }
 
   RealWorld real_;
@@ -179,8 +181,8 @@ TEST_F(Tls, ACallerWithoutACertificateIsToldSo) {
   const TestIssuer::Issued issued = issuer_.Issue("127.0.0.1");
   const auto nameless = ForServices(issuer_);
   const auto service = *TlsContext::ForCluster(
-      real_.world().files, {dir_.Write(issued.certificate + issued.key), "",
-                            dir_.Write(issuer_.certificate())});
+      real_.world().files,
+      {dir_.Write(issued.certificate + issued.key), "", dir_.Write(issuer_.certificate())});
   RunOn(real_.world(), [&]() -> Task<void> {
     Outcome outcome;
     auto meet = Meet(real_.world(), nameless, service, "127.0.0.1", outcome);
@@ -198,12 +200,12 @@ TEST_F(Tls, ACallerWithoutACertificateIsToldSo) {
 TEST_F(Tls, AServiceIsAskedForItsNameAndAPeerIsNot) {
   const TestIssuer::Issued issued = issuer_.Issue("127.0.0.1");
   const auto service = *TlsContext::ForCluster(
-      real_.world().files, {dir_.Write(issued.certificate), dir_.Write(issued.key),
-                            dir_.Write(issuer_.certificate())});
+      real_.world().files,
+      {dir_.Write(issued.certificate), dir_.Write(issued.key), dir_.Write(issuer_.certificate())});
   const TestIssuer::Issued client = issuer_.Issue("client");
   const auto caller = *TlsContext::ForServices(
-      real_.world().files, {dir_.Write(client.certificate), dir_.Write(client.key),
-                            dir_.Write(issuer_.certificate())});
+      real_.world().files,
+      {dir_.Write(client.certificate), dir_.Write(client.key), dir_.Write(issuer_.certificate())});
   RunOn(real_.world(), [&]() -> Task<void> {
     for (const auto& [host, fits] : {std::pair{"127.0.0.1", true}, std::pair{"127.0.0.2", false},
                                      std::pair{"etcd.example", false}}) {
@@ -235,15 +237,15 @@ TEST_F(Tls, FilesThatCannotBeUsedAreNamed) {
   EXPECT_TRUE(says(TlsContext::ForCluster(files, {certificate, "", ca}), "no private key"));
   EXPECT_TRUE(says(TlsContext::ForCluster(files, {certificate, key, ""}), "tls_ca"));
   EXPECT_TRUE(says(TlsContext::ForCluster(files, {certificate, key, key}), "no PEM certificate"));
-  EXPECT_TRUE(says(TlsContext::ForCluster(
-                       files, {dir_.Write(issuer_.Issue("c", TestIssuer::kExpired).certificate),
-                               key, ca}),
-                   "expired"));
+  EXPECT_TRUE(
+      says(TlsContext::ForCluster(
+               files, {dir_.Write(issuer_.Issue("c", TestIssuer::kExpired).certificate), key, ca}),
+           "expired"));
   std::string cut = issued.certificate;
   cut.replace(cut.size() / 2, 3, "???");
   EXPECT_TRUE(says(TlsContext::ForCluster(files, {dir_.Write(cut), key, ca}), "cannot be read"));
-  EXPECT_TRUE(FailsWith(TlsContext::ForCluster(files, {"/nonexistent", key, ca}),
-                        ErrorId::kFileAccess));
+  EXPECT_TRUE(
+      FailsWith(TlsContext::ForCluster(files, {"/nonexistent", key, ca}), ErrorId::kFileAccess));
 }
 
 }  // namespace

@@ -87,10 +87,9 @@ class TestIssuer {
                    0);
     const std::string kind = is_issuer ? "CA:TRUE" : "CA:FALSE";
     const std::string host = (ParseIpAddress(name) ? "IP:" : "DNS:") + name;
-    for (const auto& [what, value] : {std::pair{NID_basic_constraints, kind},
-                                      std::pair{NID_subject_alt_name, host}}) {
-      X509_EXTENSION* const extension =
-          X509V3_EXT_conf_nid(nullptr, &context, what, value.c_str());
+    for (const auto& [what, value] :
+         {std::pair{NID_basic_constraints, kind}, std::pair{NID_subject_alt_name, host}}) {
+      X509_EXTENSION* const extension = X509V3_EXT_conf_nid(nullptr, &context, what, value.c_str());
       X509_add_ext(certificate, extension, -1);
       X509_EXTENSION_free(extension);
     }

@@ -79,8 +79,8 @@ Result<KeyPtr> ReadKey(Files& files, const std::string& path) {
   const auto no_password = [](char*, int, int, void*) { return -1; };
   KeyPtr key(PEM_read_bio_PrivateKey(bio.get(), nullptr, no_password, nullptr));
   if (!key) {
-    return BadFile(path, "it holds no private key that can be used without a password: " +
-                             TakeReason());
+    return BadFile(path,
+                   "it holds no private key that can be used without a password: " + TakeReason());
   }
   return key;
 }
@@ -136,7 +136,7 @@ class TlsStream final : public Stream {
     MC_ASSERT(ssl_);
     incoming_ = BIO_new(BIO_s_mem());
     outgoing_ = BIO_new(BIO_s_mem());
-    BIO_set_mem_eof_return(incoming_, -1);  // empty is "not yet", never the end
+    BIO_set_mem_eof_return(incoming_, -1);          // empty is "not yet", never the end
     SSL_set_bio(ssl_.get(), incoming_, outgoing_);  // which owns both from here on
   }
 
@@ -170,10 +170,11 @@ class TlsStream final : public Stream {
       const Status received = co_await std::move(more);
       if (received) continue;
       if (received.error().id != ErrorId::kConnectionClosed) co_return received;
-      co_return Fail(ErrorId::kTlsFailed,
-                     "the connection was closed during the TLS hand-shake: perhaps that side has no "
-                     "certificate",
-                     received.error().os_error);
+      co_return Fail(
+          ErrorId::kTlsFailed,
+          "the connection was closed during the TLS hand-shake: perhaps that side has no "
+          "certificate",
+          received.error().os_error);
     }
   }
 
@@ -202,7 +203,8 @@ class TlsStream final : public Stream {
       while (!buffer.empty()) {
         if (closed_) co_return Fail(ErrorId::kClosed, "TLS connection");
         if (failure_) co_return Fail(*failure_);
-        const Bytes piece = buffer.first(std::min<std::size_t>(buffer.size(), SSL3_RT_MAX_PLAIN_LENGTH));
+        const Bytes piece =
+            buffer.first(std::min<std::size_t>(buffer.size(), SSL3_RT_MAX_PLAIN_LENGTH));
         ERR_clear_error();
         std::size_t written = 0;
         if (SSL_write_ex(ssl_.get(), piece.data(), piece.size(), &written) != 1) {
@@ -327,9 +329,10 @@ Task<Result<std::shared_ptr<Stream>>> HandshakeOver(std::shared_ptr<TlsStream> s
 Result<std::shared_ptr<const TlsContext>> TlsContext::ForCluster(Files& files,
                                                                  const TlsFiles& from) {
   if (from.certificate.empty() || from.ca.empty()) {
-    return Fail(ErrorId::kBadCredentials,
-                "TLS between instances needs tls_certificate and tls_ca, and tls_key where the key is "
-                "in a file of its own");
+    return Fail(
+        ErrorId::kBadCredentials,
+        "TLS between instances needs tls_certificate and tls_ca, and tls_key where the key is "
+        "in a file of its own");
   }
   ContextPtr context = MakeContext(TLS1_3_VERSION);
   MC_TRY_STATUS(UseCertificate(context.get(), files, from));

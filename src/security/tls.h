@@ -12,7 +12,7 @@ namespace mooncake {
 struct TlsFiles {
   std::string certificate;  ///< This side's, followed by its chain. Empty: none is shown.
   std::string key;          ///< Empty: in the file of the certificate.
-  std::string ca;           ///< Who signs the certificates of the others. Empty: whom the host trusts.
+  std::string ca;  ///< Who signs the certificates of the others. Empty: whom the host trusts.
 };
 
 /// Certificates, read and checked. Immutable; any thread.
@@ -34,8 +34,8 @@ class TlsContext {
 [[nodiscard]] constexpr bool BeginsTls(std::byte first) noexcept { return first == std::byte{22}; }
 
 /// The caller's hand-shake over `plain`, on its loop; `host` is the name that it was connected
-/// under. Close `plain` to give it up. Errors: kTlsFailed, and those of the stream. The result stays
-/// on loops (TakeForThreads() is null).
+/// under. Close `plain` to give it up. Errors: kTlsFailed, and those of the stream. The result
+/// stays on loops (TakeForThreads() is null).
 [[nodiscard]] Task<Result<std::shared_ptr<Stream>>> ConnectTls(
     std::shared_ptr<Stream> plain, std::shared_ptr<const TlsContext> context, std::string host);
 

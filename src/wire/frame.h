@@ -27,8 +27,8 @@ enum class FrameKind : std::uint8_t {
   kChallenge = 10,       ///< Before the hello, where there is a secret. Body: Challenge.
   kChallengeReply = 11,  ///< Body: ChallengeReply.
   kProof = 12,           ///< Body: Proof. The hello follows at once.
-  kWrite = 16,  ///< Data connections: gather list in the body, bytes in the payload.
-  kRead = 17,   ///< Gather list in the body; answered by kData or kDataFailure.
+  kWrite = 16,           ///< Data connections: gather list in the body, bytes in the payload.
+  kRead = 17,            ///< Gather list in the body; answered by kData or kDataFailure.
   kData = 18,
   kAck = 19,          ///< Every kWrite up to and including `id` is in memory.
   kDataFailure = 20,  ///< The kWrite or kRead `id` was refused. Body: Failure.

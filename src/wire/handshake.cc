@@ -70,7 +70,8 @@ Task<Result<Handshake>> Dial(World& world, Executor executor, Endpoint to,
     const StreamDeadline limit(world, executor, shared, deadline);
     auto encrypt = ConnectTls(shared, introduction.credentials.tls, ToString(to.address));
     Result<std::shared_ptr<Stream>> encrypted = co_await std::move(encrypt);
-    if (limit.passed()) co_return Fail(ErrorId::kConnectTimeout, ToString(to) + ": no TLS hand-shake");
+    if (limit.passed())
+      co_return Fail(ErrorId::kConnectTimeout, ToString(to) + ": no TLS hand-shake");
     if (!encrypted) co_return Fail(Within(ToString(to), encrypted.error()));
     shared = std::move(*encrypted);
   }

@@ -85,7 +85,8 @@ class HttpClient {
   HttpClient(const HttpClient&) = delete;
   HttpClient& operator=(const HttpClient&) = delete;
   /// Errors: kBadAddress, kConnectRefused, kConnectTimeout, kDeadline, kConnectionClosed,
-  /// kTlsFailed, kBadCredentials (https without a context), kBadHttp (what answers is not HTTP; the context quotes its first bytes). Any status is a success here.
+  /// kTlsFailed, kBadCredentials (https without a context), kBadHttp (what answers is not HTTP; the
+  /// context quotes its first bytes). Any status is a success here.
   [[nodiscard]] Task<Result<HttpResponse>> Send(
       std::string method, std::string target, std::string body,
       std::vector<std::pair<std::string, std::string>> headers, Instant deadline);

@@ -33,8 +33,7 @@ void LogRefusal(const Stream& stream, const Error& error) {
 
 Task<void> RespondInText(HttpExchange& exchange, int status, std::string text,
                          std::vector<std::pair<std::string, std::string>> headers = {}) {
-  auto respond =
-      exchange.Respond(status, "text/plain", std::move(text) + "\n", std::move(headers));
+  auto respond = exchange.Respond(status, "text/plain", std::move(text) + "\n", std::move(headers));
   const Status sent = co_await std::move(respond);
   static_cast<void>(sent);  // who is refused may have gone
 }
@@ -172,8 +171,8 @@ Task<void> PortServer::Handle(std::shared_ptr<Stream> stream) {
       co_return;
     }
     case Speech::kTls:
-      LogRefusal(*stream,
-                 {ErrorId::kTlsFailed, "the caller speaks TLS, and this process has no certificate"});
+      LogRefusal(*stream, {ErrorId::kTlsFailed,
+                           "the caller speaks TLS, and this process has no certificate"});
       break;
     case Speech::kUnknown:
       garbage_.Add();

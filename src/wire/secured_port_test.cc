@@ -102,9 +102,9 @@ class SecuredPort : public testing::Test {
 
   std::shared_ptr<const TlsContext> Certified(const TestIssuer& issuer) {
     const TestIssuer::Issued issued = issuer.Issue("node");
-    return *TlsContext::ForCluster(world_.files, {files_.Write(issued.certificate),
-                                                  files_.Write(issued.key),
-                                                  files_.Write(issuer.certificate())});
+    return *TlsContext::ForCluster(world_.files,
+                                   {files_.Write(issued.certificate), files_.Write(issued.key),
+                                    files_.Write(issuer.certificate())});
   }
 
   Metrics metrics_;
@@ -114,7 +114,8 @@ class SecuredPort : public testing::Test {
   RpcRouter no_methods_;
   std::shared_ptr<PortServer> server_;
   Endpoint at_;
-  std::shared_ptr<const ClusterSecret> secret_ = *ClusterSecret::Make("one secret, sixteen and more");
+  std::shared_ptr<const ClusterSecret> secret_ =
+      *ClusterSecret::Make("one secret, sixteen and more");
   std::shared_ptr<const ClusterSecret> other_ = *ClusterSecret::Make("another, of the same length");
 };
 

@@ -35,9 +35,8 @@ class Target {
     engine_ = std::make_unique<Engine>(
         world, metrics_, port_, *directory_,
         Identity{{1, 2}, 1, std::string(kLabel), world.network.host(), "fuzz"}, options);
-    engine_->AddTransport(MakeTcpTransport(
-        world, metrics_, engine_->regions(), CopyEngine::Plain(),
-        [this] { return engine_->Introduce(); }, {}));
+    engine_->AddTransport(MakeTcpTransport(world, metrics_, engine_->regions(), CopyEngine::Plain(),
+                                           [this] { return engine_->Introduce(); }, {}));
     while (memory_.size() < 4096) memory_ += kTreasure;
     before_ = memory_;
     const Result<RegionInfo> region =
@@ -88,12 +87,11 @@ std::string Draw(FuzzChoices& choices, std::uint64_t length) {
 // A frame that is well-formed outside; its body is whatever was drawn.
 std::string DrawFrame(FuzzChoices& choices) {
   constexpr std::array kKinds = {
-      FrameKind::kHello,     FrameKind::kHelloReply,     FrameKind::kRequest,
-      FrameKind::kReply,     FrameKind::kItem,           FrameKind::kFailure,
-      FrameKind::kCancel,    FrameKind::kPing,           FrameKind::kPong,
-      FrameKind::kChallenge, FrameKind::kChallengeReply, FrameKind::kProof,
-      FrameKind::kWrite,     FrameKind::kRead,           FrameKind::kData,
-      FrameKind::kAck,       FrameKind::kDataFailure};
+      FrameKind::kHello,      FrameKind::kHelloReply, FrameKind::kRequest,        FrameKind::kReply,
+      FrameKind::kItem,       FrameKind::kFailure,    FrameKind::kCancel,         FrameKind::kPing,
+      FrameKind::kPong,       FrameKind::kChallenge,  FrameKind::kChallengeReply, FrameKind::kProof,
+      FrameKind::kWrite,      FrameKind::kRead,       FrameKind::kData,           FrameKind::kAck,
+      FrameKind::kDataFailure};
   FrameHeader header;
   header.kind = kKinds[choices.Below(kKinds.size())];
   header.flags = static_cast<std::uint8_t>(choices.Below(3));
@@ -103,7 +101,8 @@ std::string DrawFrame(FuzzChoices& choices) {
   const std::string payload = Draw(choices, choices.Below(64));
   header.body_bytes = static_cast<std::uint32_t>(body.size());
   header.payload_bytes = static_cast<std::uint32_t>(payload.size());
-  if (choices.Below(16) == 1) header.payload_bytes = static_cast<std::uint32_t>(choices.Below(kPayloadBytesMax + 2));
+  if (choices.Below(16) == 1)
+    header.payload_bytes = static_cast<std::uint32_t>(choices.Below(kPayloadBytesMax + 2));
   return std::string(AsText(Encode(header))) + body + payload;
 }
 
@@ -167,8 +166,8 @@ Task<void> Speak(World& world, std::shared_ptr<Stream> stream, Conversation& tal
         bytes = Draw(talk.choices, talk.choices.Below(200));
         break;
       default: {
-        auto pause = world.clock.SleepFor(
-            world.control, std::chrono::milliseconds(talk.choices.Below(8000)));
+        auto pause = world.clock.SleepFor(world.control,
+                                          std::chrono::milliseconds(talk.choices.Below(8000)));
         co_await std::move(pause);
       }
     }

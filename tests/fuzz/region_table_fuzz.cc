@@ -1,5 +1,5 @@
-// The table of registered memory beside a list that is searched from end to end. No memory is touched:
-// addresses are numbers here.
+// The table of registered memory beside a list that is searched from end to end. No memory is
+// touched: addresses are numbers here.
 #include <vector>
 
 #include "choices.h"
@@ -85,7 +85,8 @@ void Unregister(FuzzChoices& choices, RegionTable& table, Oracle& oracle) {
 void Look(FuzzChoices& choices, const RegionTable& table, const Oracle& oracle) {
   const std::uint64_t address = choices.Below(kSpace);
   const std::uint64_t length = Size(choices);
-  const RegionInfo* const expected = address + length < address ? nullptr : oracle.Around(address, length);
+  const RegionInfo* const expected =
+      address + length < address ? nullptr : oracle.Around(address, length);
   const Result<RegionInfo> found = table.FindLocal(AsPointer(address), length);
   if (length > 0) {
     MC_FUZZ_CHECK(found.has_value() == (expected != nullptr));

@@ -127,7 +127,8 @@ MOONCAKE_FUZZER(slices) {
     if (!batch.valid) break;
     const auto begin = static_cast<std::size_t>(slice.local - local.data());
     for (std::uint64_t i = 0; i < slice.length_bytes; ++i) {
-      std::byte& there = expected_remote[static_cast<std::uint64_t>(slice.region) - 1][slice.offset + i];
+      std::byte& there =
+          expected_remote[static_cast<std::uint64_t>(slice.region) - 1][slice.offset + i];
       std::byte& here = expected_local[begin + i];
       (batch.direction == Direction::kWrite ? there : here) =
           batch.direction == Direction::kWrite ? here : there;

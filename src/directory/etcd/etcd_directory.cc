@@ -4,8 +4,8 @@
 
 #include <boost/json.hpp>
 
-#include "base/log.h"
 #include "base/base64.h"
+#include "base/log.h"
 #include "directory/leased_directory.h"
 #include "directory/record.h"
 #include "wire/http.h"

@@ -13,9 +13,9 @@ namespace mooncake {
 /// The directory of this host: whoever comes first carries it, under a local name that dies with
 /// the process; when it dies, the others agree on the next one by trying to take the name, and
 /// register again.
-[[nodiscard]] std::unique_ptr<Directory> MakeHostDirectory(
-    World& world, std::string cluster, DirectoryUse use = DirectoryUse::kMember,
-    Credentials credentials = {});
+[[nodiscard]] std::unique_ptr<Directory> MakeHostDirectory(World& world, std::string cluster,
+                                                           DirectoryUse use = DirectoryUse::kMember,
+                                                           Credentials credentials = {});
 
 /// The directory at one of `servers` (`mooncake directory`, or any instance).
 [[nodiscard]] std::unique_ptr<Directory> MakeRemoteDirectory(World& world,

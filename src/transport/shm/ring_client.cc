@@ -22,7 +22,7 @@ constexpr std::size_t kPrefetchAhead = 8;
 
 Result<RingClient::Made> RingClient::Make(World& world, const CopyEngine& copy) {
   MC_TRY(std::unique_ptr<SharedSegment> memory, SharedSegment::Create("mooncake ring", kRingBytes));
-  memory->Populate(nullptr);
+  memory->Populate();
   MC_TRY(auto bells, Doorbell::MakePair());
   std::shared_ptr<RingClient> client(
       new RingClient(world, copy, std::move(memory), std::move(bells.first)));

@@ -45,8 +45,8 @@ ShmPath::View* ShmPath::Find(const Views& views, RegionId region, Access wanted)
   return found->get();
 }
 
-// A short copy waits mostly for the peer's memory: it is fetched while the checks are made. An address
-// that they will refuse does no harm here.
+// A short copy waits mostly for the peer's memory: it is fetched while the checks are made. An
+// address that they will refuse does no harm here.
 void ShmPath::FetchAhead(const View& view, const Slice& slice) noexcept {
   const auto base = reinterpret_cast<std::uintptr_t>(view.mapped->bytes().data());
   __builtin_prefetch(reinterpret_cast<const void*>(base + slice.offset), 1);
