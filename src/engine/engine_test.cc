@@ -4,6 +4,7 @@
 
 #include <cstring>
 #include <numeric>
+#include <thread>
 
 #include "base/test_loop.h"
 #include "base/test_support.h"
@@ -78,6 +79,43 @@ class Node {
   std::unique_ptr<Engine> engine_;
   Endpoint at_;
 };
+
+// Whose processors all have something to do, beside which a thread that runs only when nobody else
+// does hardly runs at all.
+class BusyMachine {
+ public:
+  BusyMachine() {
+    for (unsigned i = 0; i < 2 * std::thread::hardware_concurrency(); ++i) {
+      threads_.emplace_back([this] {
+        while (!stop_.load(std::memory_order_relaxed)) {
+        }
+      });
+    }
+  }
+  ~BusyMachine() {
+    stop_ = true;
+    for (std::thread& thread : threads_) thread.join();
+  }
+
+ private:
+  std::atomic<bool> stop_ = false;
+  std::vector<std::thread> threads_;
+};
+
+TEST(EngineMemory, IsGivenBackSoonThoughNobodyHasPopulatedItYet) {
+  RealWorld real;
+  FakeWire wire;
+  Node node(real.world(), wire, "a", "any");
+  const BusyMachine busy;
+  const Result<RegionInfo> region = node.engine().Allocate("large", 512 << 20);
+  ASSERT_TRUE(Succeeds(region));
+  const Result<RegionInfo> another = node.engine().Allocate("another", 512 << 20);
+  ASSERT_TRUE(Succeeds(another));
+  const Instant begin = real.world().clock.Now();
+  EXPECT_TRUE(Succeeds(node.engine().Unregister(region->id)));
+  node.Stop();
+  EXPECT_LT(real.world().clock.Now() - begin, 3s);
+}
 
 // The contract of every way to move bytes, over each transport alone and over all of them together:
 // "any".
