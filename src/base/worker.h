@@ -11,7 +11,7 @@
 
 namespace mooncake {
 
-/// The calling thread runs only when a processor has nothing else to do (SCHED_IDLE).
+/// The calling thread leaves the processor to all others, but for a hundredth (nice 19).
 void YieldToEverybody() noexcept;
 
 class ThreadWorker final : public Worker {

@@ -182,7 +182,7 @@ class Worker {
 
 enum class WorkerUrgency : std::uint8_t {
   kNormal,
-  kWhenIdle,  ///< Runs only when a processor has nothing else to do.
+  kWhenIdle,  ///< Runs when a processor has nothing else to do, and hardly at all otherwise.
 };
 
 class Threads {
