@@ -1,0 +1,343 @@
+#include "engine_run.h"
+
+#include <algorithm>
+#include <array>
+
+#include "base/log.h"
+#include "directory/memory/memory_directory.h"
+#include "directory/p2p/p2p_directory.h"
+#include "transport/tcp/tcp_transport.h"
+
+namespace mooncake {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr Duration kHealMax = 100s;  // after the last fault, until every pair can transfer again
+constexpr std::uint64_t kEventsMax = 1'000'000;  // of a run; the longest have a tenth of it
+
+}  // namespace
+
+EngineRun::EngineRun(Plan plan, bool keep_history)
+    : plan_(std::move(plan)), shape_(plan_.shape), sim_(plan_.seed), keep_history_(keep_history) {
+  wire_ = std::make_unique<FakeWire>(
+      [this](const InstanceId& from, const InstanceId& to) { return Reaches(from, to); });
+  sim_.net().stream_options = shape_.streams;
+  sim_.clock_drift_ppm_max = shape_.clock_drift_ppm_max;
+  begin_ = sim_.Now();
+}
+
+SimOutcome EngineRun::Run() {
+  Record("{}", Describe(plan_));
+  sim_.loop().on_step = [this](SimTurn* turn) { AfterStep(turn); };
+  Build();
+  ScheduleActions();
+  ScheduleFaults();
+  const bool acted =
+      Await([this] { return actions_left_ == 0 && faults_left_ == 0; }, After(sim_.Now(), 1h));
+  if (!acted) Found(Rule::kTooMuch, "the load did not end");
+  if (plan_.crash_point) {  // everything that was begun may be hit, what proves that it heals not
+    static_cast<void>(Await([this] { return checker_.open() == 0 && pending_repairs_ == 0; },
+                            After(sim_.Now(), 1h)));
+  }
+  may_crash_ = false;
+  Heal();
+  TakeDown();
+  for (const std::string& warning : TakeWarnings()) Found(Rule::kWarning, warning);
+  checker_.Finish();
+  Tell(history::Disturbed{});  // says what Finish() has found
+  sim_.loop().on_step = nullptr;
+  outcome_.violations = checker_.violations();
+  outcome_.events = sim_.loop().steps();
+  outcome_.simulated = sim_.Now() - begin_;
+  Digest(fmt::format("{} events", outcome_.events));
+  outcome_.digest = digest_;
+  return std::move(outcome_);
+}
+
+std::vector<SimHost*> EngineRun::AllHosts() const {
+  std::vector<SimHost*> hosts = node_hosts_;
+  std::sort(hosts.begin(), hosts.end(), [](const SimHost* a, const SimHost* b) {
+    return a->addresses().front() < b->addresses().front();
+  });
+  hosts.erase(std::unique(hosts.begin(), hosts.end()), hosts.end());
+  hosts.push_back(directory_host_);
+  return hosts;
+}
+
+void EngineRun::Build() {
+  // The directory's host is the first, so that it is the same one whatever nodes are left out.
+  directory_host_ = &sim_.AddHost();
+  SimRandom random(StreamSeed(plan_.seed, "hosts", 0));
+  SimHost* host = nullptr;
+  for (std::size_t node = 0; node < shape_.nodes; ++node) {
+    const bool moves = random.Chance(0.5);
+    if (host == nullptr || !shape_.share_hosts || moves) host = &sim_.AddHost();
+    node_hosts_.push_back(host);
+  }
+  for (SimHost* a : AllHosts()) {
+    for (SimHost* b : AllHosts()) {
+      if (a != b) sim_.net().Link(*a, *b) = shape_.link;
+    }
+  }
+  current_.resize(shape_.nodes);
+  if (!shape_.p2p) StartDirectory();
+  for (std::size_t node = 0; node < shape_.nodes; ++node) Start(node);
+}
+
+std::string EngineRun::Label(std::size_t node) const {
+  if (!shape_.p2p) return fmt::format("node-{}", node);
+  return ToString(Endpoint{node_hosts_[node]->addresses().front(),
+                           static_cast<std::uint16_t>(kFirstPort + node)});
+}
+
+void EngineRun::StartDirectory() {
+  directory_ = std::make_shared<DirectoryHost>();
+  directory_->process = &sim_.Start(*directory_host_);
+  World& world = directory_->process->world();
+  directory_->server = std::make_shared<DirectoryServer>(world);
+  directory_->port = std::make_shared<PortServer>(world, directory_->metrics, PortServerOptions{});
+  const Identity self{world.random.DrawInstanceId(), 1, "directory", world.network.host(), "sim"};
+  directory_->port->introduce = [self] { return Introduction{self, {}, {}}; };
+  directory_->server->AddTo(directory_->port->router);
+  Result<std::unique_ptr<Listener>> listener =
+      world.network.Listen(world.control, {IpAddress::AnyV6(), kDirectoryPort});
+  if (!listener) return Found(Rule::kNotHealed, listener.error().Text());
+  directory_->port->Serve(std::move(*listener));
+  all_directories_.push_back(directory_);
+  Record("directory starts");
+}
+
+void EngineRun::Start(std::size_t node) {
+  SimProcess& process = sim_.Start(*node_hosts_[node]);
+  World& world = process.world();
+  const std::size_t number = instances_.size();
+  instances_.push_back(std::make_unique<Instance>(number, node, process, shape_.memory_bytes,
+                                                  process.world().random.Next()));
+  Instance& instance = *instances_.back();
+  current_[node] = &instance;
+  instance.identity = {world.random.DrawInstanceId(), instances_.size(), Label(node),
+                       world.network.host(), "sim"};
+  by_id_[instance.identity.id] = &instance;
+  if (shape_.p2p) {
+    instance.directory = MakeP2pDirectory(world);
+  } else {
+    instance.directory = MakeRemoteDirectory(
+        world, {HostPort{ToString(directory_host_->addresses().front()), kDirectoryPort}},
+        "default");
+  }
+  instance.port = std::make_shared<PortServer>(world, instance.metrics, shape_.port);
+  instance.engine = std::make_unique<Engine>(world, instance.metrics, instance.port,
+                                             *instance.directory, instance.identity, shape_.engine);
+  Engine& engine = *instance.engine;
+  if (shape_.fake)
+    engine.AddTransport(MakeFakeTransport(world, *wire_, instance.identity.id, engine.regions(),
+                                          shape_.fake_options));
+  if (shape_.tcp) {
+    engine.AddTransport(MakeTcpTransport(
+        world, instance.metrics, engine.regions(), CopyEngine::Plain(),
+        [&engine] { return engine.Introduce(); }, shape_.tcp_options));
+  }
+  const bool named_port = shape_.p2p || instance.random.Chance(0.5);
+  const auto port = static_cast<std::uint16_t>(named_port ? kFirstPort + node : 0);
+  Result<std::unique_ptr<Listener>> listener =
+      world.network.Listen(world.control, {IpAddress::AnyV6(), port});
+  if (!listener)
+    return Found(Rule::kNotHealed,
+                 fmt::format("node {} cannot listen: {}", node, listener.error().Text()));
+  engine.Start();
+  const Endpoint at{process.host().addresses().front(), (*listener)->bound().port};
+  instance.port->Serve(std::move(*listener));
+  Register(instance);
+  Record("node {} starts as {} at {}", node, ShortId(instance.identity.id), ToString(at));
+  Spawn(world.control, Publish(instance, at));
+}
+
+Task<void> EngineRun::Publish(Instance& instance, Endpoint at) {
+  World& world = instance.process.world();
+  mooncake::Record record{instance.identity, "default", {at}, {}, world.clock.WallNow()};
+  auto publish = instance.directory->Publish(std::move(record), After(world.clock.Now(), 1h));
+  const Status published = co_await std::move(publish);
+  if (instance.state != Instance::State::kStarting) co_return;
+  if (published) {
+    instance.state = Instance::State::kLive;
+  } else {
+    Found(Rule::kNotHealed, fmt::format("node {} cannot publish itself: {}", instance.node,
+                                        published.error().Text()));
+  }
+}
+
+// Two regions with memory between and around them that is not registered.
+void EngineRun::Register(Instance& instance) {
+  const std::size_t gap = 64;
+  const MutableBytes arena(instance.arena);
+  const std::size_t first = (arena.size() - 3 * gap) / 3;
+  const std::size_t second = arena.size() - 3 * gap - first;
+  const std::array<std::pair<std::size_t, std::size_t>, 2> places = {
+      std::pair{gap, first}, std::pair{2 * gap + first, second}};
+  for (const std::size_t at : {std::size_t{0}, gap + first, arena.size() - gap}) {
+    instance.guards.push_back(
+        std::make_unique<CheckedMemory>(arena.subspan(at, gap), instance.random));
+  }
+  for (const auto& [at, length] : places) AddRegion(instance, arena.subspan(at, length));
+}
+
+void EngineRun::AddRegion(Instance& instance, MutableBytes memory) {
+  const RegisterOptions options{.listed = instance.random.Chance(0.7)};
+  const Result<RegionInfo> info = instance.engine->Register(memory.data(), memory.size(), options);
+  if (!info)
+    return Found(Rule::kUnfitError, "a region cannot be registered: " + info.error().Text());
+  instance.regions.push_back(
+      std::make_shared<Region>(instance, *info, options.listed, memory, instance.random));
+}
+
+void EngineRun::BeginClose(Instance& instance) {
+  instance.state = Instance::State::kClosing;
+  Tell(history::Ending{instance.number});
+}
+
+Task<void> EngineRun::Close(Instance& instance) {
+  instance.closes += 1;
+  auto close = CloseParts(instance);
+  co_await std::move(close);
+  instance.closes -= 1;
+}
+
+Task<void> EngineRun::CloseParts(Instance& instance) {
+  World& world = instance.process.world();
+  auto withdraw = instance.directory->Withdraw(After(world.clock.Now(), 1s));
+  co_await std::move(withdraw);
+  auto close = instance.engine->CloseAsync();
+  co_await std::move(close);
+  instance.port->Close(Error{ErrorId::kClosed, "the node stops"});
+  if (instance.state != Instance::State::kClosing) co_return;
+  instance.state = Instance::State::kClosed;
+  Tell(history::Gone{instance.number});
+  RetireAll(instance);
+  Record("node {} has stopped", instance.node);
+}
+
+// ---- the end ----------------------------------------------------------------------------------
+// Faults end; every pair must find together again, and every batch must have its end.
+void EngineRun::Heal() {
+  if (!Await([this] { return pending_repairs_ == 0; }, After(sim_.Now(), 200s)))
+    Found(Rule::kNotHealed, "a node did not stop");
+  for (SimHost* a : AllHosts()) {
+    for (SimHost* b : AllHosts()) sim_.net().Link(*a, *b).loss = 0;
+  }
+  Record("the faults end");
+  std::size_t left = 0;
+  for (Instance* const from : current_) {
+    for (std::size_t to = 0; to < current_.size(); ++to) {
+      left += 1;
+      Spawn(from->process.world().control,
+            [](EngineRun& me, Instance& instance, std::size_t node,
+               std::size_t& count) -> Task<void> {
+              auto prove = me.Prove(instance, node);
+              co_await std::move(prove);
+              count -= 1;
+            }(*this, *from, to, left));
+    }
+  }
+  const Instant limit = After(sim_.Now(), kHealMax);
+  const bool healed = Await([&left] { return left == 0; }, limit);
+  if (!healed)
+    Found(Rule::kNotHealed,
+          fmt::format("{} pairs cannot transfer {} s after the last fault", left,
+                      std::chrono::duration_cast<std::chrono::seconds>(kHealMax).count()));
+  // What does not end by then is told by the checker, when the history is over.
+  static_cast<void>(Await([this] { return checker_.open() == 0; }, After(sim_.Now(), kHealMax)));
+  CheckAllMemory();
+}
+
+Task<void> EngineRun::Prove(Instance& from, std::size_t to) {
+  World& world = from.process.world();
+  SimRandom random(StreamSeed(plan_.seed, "proof", from.number * shape_.nodes_drawn + to));
+  const Instant limit = After(sim_.Now(), kHealMax);
+  while (sim_.Now() < limit) {
+    auto connect = from.engine->Connect(Label(to), After(world.clock.Now(), 5s));
+    const Result<PeerPtr> peer = co_await std::move(connect);
+    if (peer) {
+      const OperationPtr operation = Submit(from, *peer, random);
+      const std::shared_ptr<Batch> batch = operation->batch;
+      const Status status = co_await batch->Done();
+      if (status && operation->to == current_[to]) co_return;
+    }
+    constexpr Duration kPause = 100ms;
+    co_await world.clock.SleepFor(world.control, kPause);
+  }
+}
+
+void EngineRun::TakeDown() {
+  std::size_t closing = 0;
+  const auto close = [this, &closing](Instance& instance) {
+    closing += 1;
+    Spawn(instance.process.world().control,
+          [](EngineRun& me, Instance& each, std::size_t& left) -> Task<void> {
+            auto end = me.Close(each);
+            co_await std::move(end);
+            left -= 1;
+          }(*this, instance, closing));
+  };
+  for (const auto& instance : instances_) {
+    if (instance->state == Instance::State::kLive ||
+        instance->state == Instance::State::kStarting) {
+      BeginClose(*instance);
+      close(*instance);
+    } else if (instance->state == Instance::State::kDead) {
+      CheckAllMemory();
+      instance->guards.clear();  // it may finish in its own memory what it had begun
+      sim_.Exhume(instance->process);
+      close(*instance);
+    } else if (instance->process.is_dead()) {
+      sim_.Exhume(instance->process);  // it had stopped before its host lost power
+    }
+  }
+  for (const auto& directory : all_directories_) {
+    if (directory->process->is_dead()) sim_.Exhume(*directory->process);
+    Post(directory->process->world().control,
+         [directory] { directory->port->Close(Error{ErrorId::kClosed, "the directory stops"}); });
+  }
+  const auto closed = [this, &closing] {
+    return closing == 0 && std::all_of(instances_.begin(), instances_.end(),
+                                       [](const auto& instance) { return instance->closes == 0; });
+  };
+  if (!Await(closed, After(sim_.Now(), 100s)))
+    return Found(Rule::kNotGivenBack, "a node cannot be taken down");
+  taken_down_ = true;
+  for (const auto& instance : instances_) {
+    instance->peers.clear();
+    instance->engine = nullptr;
+    instance->port = nullptr;
+    instance->directory = nullptr;
+  }
+  for (const OperationPtr& operation : operations_) operation->batch = nullptr;
+  for (const auto& directory : all_directories_) {
+    directory->port = nullptr;
+    directory->server = nullptr;
+  }
+  static_cast<void>(Await([] { return false; }, After(sim_.Now(), 10s)));
+  for (const auto& instance : instances_)
+    CheckLeft(instance->process,
+              fmt::format("node {} ({})", instance->node, ShortId(instance->identity.id)));
+  for (const auto& directory : all_directories_) CheckLeft(*directory->process, "the directory");
+  CheckAllMemory();
+}
+
+// False also when too much happens: something goes round in a circle.
+bool EngineRun::Await(const std::function<bool()>& done, Instant limit) {
+  const auto enough = [this] { return sim_.loop().steps() > kEventsMax; };
+  const bool came = sim_.RunUntil([&] { return done() || enough(); }, limit);
+  if (enough()) Found(Rule::kTooMuch, fmt::format("more than {} events", kEventsMax));
+  return came && !enough();
+}
+
+SimOutcome RunEngines(const Plan& plan, bool keep_history) {
+  auto run = std::make_unique<EngineRun>(plan, keep_history);
+  SimOutcome outcome = run->Run();
+  if (!run->taken_down())
+    run.release();  // NOLINT: what still runs cannot be destroyed; its run has failed
+  return outcome;
+}
+
+}  // namespace mooncake
