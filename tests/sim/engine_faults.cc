@@ -133,6 +133,8 @@ void EngineRun::Crash(std::size_t node, CrashKind kind, Duration lasts) {
     const bool fell = instance->process.is_dead() && instance->state != Instance::State::kDead &&
                       instance->state != Instance::State::kClosed;
     if (fell) Bury(*instance, lasts);
+    // One that had stopped may still have waited for a connect.
+    if (instance->process.is_dead()) OrphanOthers(*instance);
   }
 }
 
@@ -151,6 +153,11 @@ void EngineRun::LookForCrashPoint(const SimTurn* turn) {
   }
 }
 
+void EngineRun::OrphanOthers(Instance& instance) {
+  for (const std::uint64_t other : std::exchange(instance.others, {}))
+    Tell(history::Orphaned{other});
+}
+
 // Nothing of a dead instance may be touched any more; what it had begun has no end.
 void EngineRun::Bury(Instance& instance, Duration lasts) {
   if (instance.state == Instance::State::kClosing) pending_repairs_ -= 1;
@@ -158,7 +165,6 @@ void EngineRun::Bury(Instance& instance, Duration lasts) {
   dead_since_[instance.number] = sim_.Now();
   Tell(history::Gone{instance.number});
   wire_->Leave(instance.identity.id);
-  for (const std::uint64_t other : instance.others) Tell(history::Orphaned{other});
   for (const OperationPtr& operation : operations_) {
     if (operation->from != &instance || operation->ended) continue;
     operation->orphaned = true;

@@ -152,6 +152,7 @@ class EngineRun {
   void StepWall(SimRandom& random);
   void Stall(Instance& instance, Duration lasts);
   void Crash(std::size_t node, CrashKind kind, Duration lasts);
+  void OrphanOthers(Instance& instance);
   void Bury(Instance& instance, Duration lasts);
   void RetireAll(Instance& instance);
   void RestartLater(std::size_t node, Duration after);
