@@ -247,6 +247,10 @@ void EngineRun::Heal() {
                       std::chrono::duration_cast<std::chrono::seconds>(kHealMax).count()));
   // What does not end by then is told by the checker, when the history is over.
   static_cast<void>(Await([this] { return checker_.open() == 0; }, After(sim_.Now(), kHealMax)));
+  // Long enough for every lease of the dead to end.
+  if (directory_ && !dead_since_.empty())
+    static_cast<void>(Await([] { return false; }, After(sim_.Now(), kLeaseDuration + 3s)));
+  CheckLeases();
   CheckAllMemory();
 }
 
