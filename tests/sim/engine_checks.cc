@@ -8,29 +8,6 @@ std::string EngineRun::Where(const Region& region) {
                      ShortId(region.owner.identity.id), static_cast<std::uint64_t>(region.info.id));
 }
 
-void EngineRun::Tell(history::Event event) {
-  checker_.Add(sim_.Now(), std::move(event));
-  const std::vector<Violation>& violations = checker_.violations();
-  for (; violations_told_ < violations.size(); ++violations_told_) {
-    const Violation& violation = violations[violations_told_];
-    Record("VIOLATION ({}) {}", ToString(violation.rule), violation.text);
-  }
-}
-
-void EngineRun::Found(Rule rule, std::string text) { Tell(history::Found{rule, std::move(text)}); }
-
-void EngineRun::Note(const std::string& text) {
-  const std::string line =
-      fmt::format("{:.6f} {}", std::chrono::duration<double>(sim_.Now() - begin_).count(), text);
-  Digest(line);
-  if (keep_history_) outcome_.history.push_back(line);
-}
-
-void EngineRun::Digest(std::string_view text) {
-  for (const char c : text)
-    digest_ = (digest_ ^ static_cast<unsigned char>(c)) * 0x100000001B3ULL;  // FNV-1a
-}
-
 void EngineRun::Completed(const OperationPtr& operation, const Status& status) {
   Operation& o = *operation;
   if (o.orphaned) return;  // its process is dead, and only finishes to be taken down
@@ -138,7 +115,6 @@ void EngineRun::AfterStep(const SimTurn* turn) {
       if (instance != nullptr && &instance->process.turn() == turn && instance->engine)
         TakeNotificationsOf(*instance);
     }
-    if (plan_.crash_point) LookForCrashPoint(turn);
   }
   constexpr std::uint64_t kFullCheckEvery = 512;  // events
   if (++steps_since_check_ < kFullCheckEvery) return;
@@ -161,14 +137,6 @@ void EngineRun::TakeNotificationsOf(Instance& instance) {
         sender == by_id_.end() ? std::nullopt : std::optional(sender->second->number),
         !looked_at || WrongBytes(o).empty()});
   }
-}
-
-void EngineRun::CheckLeft(const SimProcess& process, const std::string& name) {
-  const SimProcess::Left left = process.left();
-  if (left.nothing()) return;
-  Found(Rule::kNotGivenBack,
-        fmt::format("{} has left {} coroutines, {} streams, {} listeners, {} timers", name,
-                    left.coroutines, left.streams, left.listeners, left.timers));
 }
 
 }  // namespace mooncake

@@ -14,117 +14,15 @@ bool EngineRun::Reaches(const InstanceId& from, const InstanceId& to) {
          !sim_.net().Link(a.process.host(), b.process.host()).down;
 }
 
-void EngineRun::ScheduleFaults() {
-  faults_left_ = plan_.faults.size();
-  for (const Fault& fault : plan_.faults) {
-    sim_.loop().At(After(begin_, fault.at), [this, &fault] {
-      faults_left_ -= 1;
-      outcome_.faults += 1;
-      Commit(fault);
-    });
-  }
-}
-
-void EngineRun::Commit(const Fault& fault) {
-  SimRandom random(fault.seed);
-  const Duration lasts = random.Skewed(Duration(100us), Duration(8s));
-  const std::size_t node = random.Below(shape_.nodes_drawn);
-  const CrashKind kind = random.Chance(0.6) ? CrashKind::kKilled : CrashKind::kPowerLost;
-  const bool needs_node = fault.kind == FaultKind::kStall || fault.kind == FaultKind::kCrash ||
-                          fault.kind == FaultKind::kStop;
-  if (needs_node && node >= shape_.nodes) return;
-  switch (fault.kind) {
-    case FaultKind::kCut: {
-      const CutKind cut_kind = std::array{CutKind::kBothNotice, CutKind::kOneNotices,
-                                          CutKind::kNobodyNotices}[random.Below(3)];
-      const std::uint64_t count = random.Skewed(1, 8);
-      std::uint64_t cut = 0;
-      while (cut < count && sim_.net().CutOne(cut_kind, random)) ++cut;
-      return Record("fault: {} cut, kind {}", cut, static_cast<int>(cut_kind));
-    }
-    case FaultKind::kPartition:
-      return Partition(lasts, random);
-    case FaultKind::kPairPartition:
-      return PartitionPair(lasts, random);
-    case FaultKind::kStall:
-      return Stall(*current_[node], lasts);
-    case FaultKind::kCrash:
-      return Crash(node, kind, lasts);
-    case FaultKind::kStop:
-      return StopInOrder(node, lasts);
-    case FaultKind::kDirectoryCrash:
-      return CrashDirectory(kind, lasts);
-    case FaultKind::kWallStep:
-      return StepWall(random);
-  }
-}
-
-// Partitions may overlap: a way is open again when all that closed it have ended.
-void EngineRun::Block(SimHost& from, SimHost& to, int by) {
-  int& count = blocked_[{&from, &to}];
-  count += by;
-  sim_.net().Link(from, to).down = count > 0;
-}
-
-void EngineRun::Hold(const std::vector<std::pair<SimHost*, SimHost*>>& ways, Duration lasts) {
-  for (const auto& [from, to] : ways) Block(*from, *to, 1);
-  pending_repairs_ += 1;
-  sim_.loop().At(After(sim_.Now(), lasts), [this, ways] {
-    pending_repairs_ -= 1;
-    for (const auto& [from, to] : ways) Block(*from, *to, -1);
-    Record("a partition ends");
-  });
-}
-
-// A group of hosts is cut off from the rest: in both directions, or in one.
-void EngineRun::Partition(Duration lasts, SimRandom& random) {
-  std::set<SimHost*> inside;
-  for (SimHost* host : AllHosts()) {
-    if (random.Chance(0.4)) inside.insert(host);
-  }
-  const bool both = random.Chance(0.7);
-  std::vector<std::pair<SimHost*, SimHost*>> ways;
-  for (SimHost* a : AllHosts()) {
-    for (SimHost* b : AllHosts()) {
-      if (!inside.contains(a) || inside.contains(b)) continue;
-      ways.emplace_back(a, b);
-      if (both) ways.emplace_back(b, a);
-    }
-  }
-  Record("fault: partition around {} hosts{}", inside.size(), both ? "" : ", one way");
-  Hold(ways, lasts);
-}
-
-// Two hosts do not reach each other, and both reach all others, the directory for one.
-void EngineRun::PartitionPair(Duration lasts, SimRandom& random) {
-  const std::vector<SimHost*> hosts = AllHosts();
-  SimHost* const a = hosts[random.Below(hosts.size())];
-  SimHost* const b = hosts[random.Below(hosts.size())];
-  if (a == b) return;
-  std::vector<std::pair<SimHost*, SimHost*>> ways = {{a, b}};
-  if (random.Chance(0.7)) ways.emplace_back(b, a);
-  Record("fault: {} does not reach {}{}", a->name(), b->name(),
-         ways.size() == 1 ? ", one way" : "");
-  Hold(ways, lasts);
-}
-
-void EngineRun::StepWall(SimRandom& random) {
-  const std::vector<SimHost*> hosts = AllHosts();
-  SimHost& host = *hosts[random.Below(hosts.size())];
-  Duration by = random.Skewed(Duration(1s), Duration(5h));
-  if (random.Chance(0.5)) by = -by;
-  Record("fault: the wall clock of {} steps by {} s", host.name(), by.count() / 1'000'000'000);
-  sim_.StepWallClock(host, by);
-}
-
-void EngineRun::Stall(Instance& instance, Duration lasts) {
+void EngineRun::StallNode(std::size_t node, Duration lasts) {
+  Instance& instance = *current_[node];
   if (instance.process.is_dead()) return;
   Record("fault: node {} stalls", instance.node);
   Tell(history::Stalled{instance.number, After(sim_.Now(), lasts)});
   sim_.Stall(instance.process, lasts);
 }
 
-void EngineRun::Crash(std::size_t node, CrashKind kind, Duration lasts) {
+void EngineRun::CrashNode(std::size_t node, CrashKind kind, Duration lasts) {
   Instance& first = *current_[node];
   if (first.state == Instance::State::kDead || first.state == Instance::State::kClosed) return;
   Record("fault: node {} crashes{}", node, kind == CrashKind::kPowerLost ? ", power lost" : "");
@@ -135,21 +33,6 @@ void EngineRun::Crash(std::size_t node, CrashKind kind, Duration lasts) {
     if (fell) Bury(*instance, lasts);
     // One that had stopped may still have waited for a connect.
     if (instance->process.is_dead()) OrphanOthers(*instance);
-  }
-}
-
-void EngineRun::LookForCrashPoint(const SimTurn* turn) {
-  const CrashPoint& point = *plan_.crash_point;
-  const bool is_node = point.victim < shape_.nodes;
-  if (!is_node && !directory_) return;
-  SimProcess& process = is_node ? current_[point.victim]->process : *directory_->process;
-  if (!may_crash_ || &process.turn() != turn || ++victim_events_ != point.event) return;
-  outcome_.crash_point_reached = true;
-  constexpr Duration kDead = 20ms;
-  if (is_node) {
-    Crash(point.victim, CrashKind::kKilled, kDead);
-  } else {
-    CrashDirectory(CrashKind::kKilled, kDead);
   }
 }
 
@@ -195,15 +78,7 @@ void EngineRun::RetireAll(Instance& instance) {
       std::make_unique<CheckedMemory>(MutableBytes(instance.arena), instance.random));
 }
 
-void EngineRun::RestartLater(std::size_t node, Duration after) {
-  pending_repairs_ += 1;
-  sim_.loop().At(After(sim_.Now(), after), [this, node] {
-    pending_repairs_ -= 1;
-    Start(node);
-  });
-}
-
-void EngineRun::StopInOrder(std::size_t node, Duration lasts) {
+void EngineRun::StopNode(std::size_t node, Duration lasts) {
   Instance& instance = *current_[node];
   if (instance.state != Instance::State::kLive) return;
   Record("fault: node {} stops in order", node);
@@ -218,17 +93,6 @@ void EngineRun::StopInOrder(std::size_t node, Duration lasts) {
           me.pending_repairs_ -= 1;
           me.RestartLater(closing.node, pause);
         }(*this, instance, lasts));
-}
-
-void EngineRun::CrashDirectory(CrashKind kind, Duration lasts) {
-  if (!directory_ || directory_->process->is_dead()) return;
-  Record("fault: the directory crashes");
-  sim_.Crash(*directory_->process, kind);
-  pending_repairs_ += 1;
-  sim_.loop().At(After(sim_.Now(), lasts), [this] {
-    pending_repairs_ -= 1;
-    StartDirectory();
-  });
 }
 
 }  // namespace mooncake

@@ -9,16 +9,6 @@ constexpr std::uint64_t kOthers = std::uint64_t{1} << 32;  // what is neither ba
 
 }  // namespace
 
-void EngineRun::ScheduleActions() {
-  actions_left_ = plan_.actions.size();
-  for (const Action& action : plan_.actions) {
-    sim_.loop().At(After(begin_, action.at), [this, &action] {
-      actions_left_ -= 1;
-      Act(action);
-    });
-  }
-}
-
 void EngineRun::Act(const Action& action) {
   SimRandom random(action.seed);
   const std::size_t node = random.Below(shape_.nodes_drawn);

@@ -14,75 +14,13 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr Duration kHealMax = 100s;  // after the last fault, until every pair can transfer again
-constexpr std::uint64_t kEventsMax = 1'000'000;  // of a run; the longest have a tenth of it
 
 }  // namespace
 
-EngineRun::EngineRun(Plan plan, bool keep_history)
-    : plan_(std::move(plan)), shape_(plan_.shape), sim_(plan_.seed), keep_history_(keep_history) {
+EngineRun::EngineRun(Plan plan, bool keep_history) : ClusterRun(std::move(plan), keep_history) {
+  current_.resize(shape_.nodes);
   wire_ = std::make_unique<FakeWire>(
       [this](const InstanceId& from, const InstanceId& to) { return Reaches(from, to); });
-  sim_.net().stream_options = shape_.streams;
-  sim_.clock_drift_ppm_max = shape_.clock_drift_ppm_max;
-  begin_ = sim_.Now();
-}
-
-SimOutcome EngineRun::Run() {
-  Record("{}", Describe(plan_));
-  sim_.loop().on_step = [this](SimTurn* turn) { AfterStep(turn); };
-  Build();
-  ScheduleActions();
-  ScheduleFaults();
-  const bool acted =
-      Await([this] { return actions_left_ == 0 && faults_left_ == 0; }, After(sim_.Now(), 1h));
-  if (!acted) Found(Rule::kTooMuch, "the load did not end");
-  if (plan_.crash_point) {  // everything that was begun may be hit, what proves that it heals not
-    static_cast<void>(Await([this] { return checker_.open() == 0 && pending_repairs_ == 0; },
-                            After(sim_.Now(), 1h)));
-  }
-  may_crash_ = false;
-  Heal();
-  TakeDown();
-  for (const std::string& warning : TakeWarnings()) Found(Rule::kWarning, warning);
-  checker_.Finish();
-  Tell(history::Disturbed{});  // says what Finish() has found
-  sim_.loop().on_step = nullptr;
-  outcome_.violations = checker_.violations();
-  outcome_.events = sim_.loop().steps();
-  outcome_.simulated = sim_.Now() - begin_;
-  Digest(fmt::format("{} events", outcome_.events));
-  outcome_.digest = digest_;
-  return std::move(outcome_);
-}
-
-std::vector<SimHost*> EngineRun::AllHosts() const {
-  std::vector<SimHost*> hosts = node_hosts_;
-  std::sort(hosts.begin(), hosts.end(), [](const SimHost* a, const SimHost* b) {
-    return a->addresses().front() < b->addresses().front();
-  });
-  hosts.erase(std::unique(hosts.begin(), hosts.end()), hosts.end());
-  hosts.push_back(directory_host_);
-  return hosts;
-}
-
-void EngineRun::Build() {
-  // The directory's host is the first, so that it is the same one whatever nodes are left out.
-  directory_host_ = &sim_.AddHost();
-  SimRandom random(StreamSeed(plan_.seed, "hosts", 0));
-  SimHost* host = nullptr;
-  for (std::size_t node = 0; node < shape_.nodes; ++node) {
-    const bool moves = random.Chance(0.5);
-    if (host == nullptr || !shape_.share_hosts || moves) host = &sim_.AddHost();
-    node_hosts_.push_back(host);
-  }
-  for (SimHost* a : AllHosts()) {
-    for (SimHost* b : AllHosts()) {
-      if (a != b) sim_.net().Link(*a, *b) = shape_.link;
-    }
-  }
-  current_.resize(shape_.nodes);
-  if (!shape_.p2p) StartDirectory();
-  for (std::size_t node = 0; node < shape_.nodes; ++node) Start(node);
 }
 
 std::string EngineRun::Label(std::size_t node) const {
@@ -91,24 +29,7 @@ std::string EngineRun::Label(std::size_t node) const {
                            static_cast<std::uint16_t>(kFirstPort + node)});
 }
 
-void EngineRun::StartDirectory() {
-  directory_ = std::make_shared<DirectoryHost>();
-  directory_->process = &sim_.Start(*directory_host_);
-  World& world = directory_->process->world();
-  directory_->server = std::make_shared<DirectoryServer>(world);
-  directory_->port = std::make_shared<PortServer>(world, directory_->metrics, PortServerOptions{});
-  const Identity self{world.random.DrawInstanceId(), 1, "directory", world.network.host(), "sim"};
-  directory_->port->introduce = [self] { return Introduction{self, {}, {}}; };
-  directory_->server->AddTo(directory_->port->router);
-  Result<std::unique_ptr<Listener>> listener =
-      world.network.Listen(world.control, {IpAddress::AnyV6(), kDirectoryPort});
-  if (!listener) return Found(Rule::kNotHealed, listener.error().Text());
-  directory_->port->Serve(std::move(*listener));
-  all_directories_.push_back(directory_);
-  Record("directory starts");
-}
-
-void EngineRun::Start(std::size_t node) {
+void EngineRun::StartNode(std::size_t node) {
   SimProcess& process = sim_.Start(*node_hosts_[node]);
   World& world = process.world();
   const std::size_t number = instances_.size();
@@ -326,22 +247,6 @@ void EngineRun::TakeDown() {
               fmt::format("node {} ({})", instance->node, ShortId(instance->identity.id)));
   for (const auto& directory : all_directories_) CheckLeft(*directory->process, "the directory");
   CheckAllMemory();
-}
-
-// False also when too much happens: something goes round in a circle.
-bool EngineRun::Await(const std::function<bool()>& done, Instant limit) {
-  const auto enough = [this] { return sim_.loop().steps() > kEventsMax; };
-  const bool came = sim_.RunUntil([&] { return done() || enough(); }, limit);
-  if (enough()) Found(Rule::kTooMuch, fmt::format("more than {} events", kEventsMax));
-  return came && !enough();
-}
-
-SimOutcome RunEngines(const Plan& plan, bool keep_history) {
-  auto run = std::make_unique<EngineRun>(plan, keep_history);
-  SimOutcome outcome = run->Run();
-  if (!run->taken_down())
-    run.release();  // NOLINT: what still runs cannot be destroyed; its run has failed
-  return outcome;
 }
 
 }  // namespace mooncake

@@ -2,20 +2,14 @@
 // faults (engine_faults.cc), and what is told to the checker of histories (engine_checks.cc).
 #pragma once
 
-#include <fmt/format.h>
-
 #include <map>
 #include <memory>
 #include <optional>
 #include <set>
 
 #include "checked_memory.h"
-#include "directory/memory/directory_server.h"
+#include "cluster_run.h"
 #include "engine/engine.h"
-#include "engine_sim.h"
-#include "history_checker.h"
-#include "plan.h"
-#include "sim/sim_world.h"
 #include "transport/fake/fake_transport.h"
 
 namespace mooncake {
@@ -85,44 +79,27 @@ struct Operation {
 };
 using OperationPtr = std::shared_ptr<Operation>;
 
-// The process that carries the directory.
-struct DirectoryHost {
-  SimProcess* process = nullptr;
-  Metrics metrics;
-  std::shared_ptr<PortServer> port;
-  std::shared_ptr<DirectoryServer> server;
-};
-
-class EngineRun {
+class EngineRun final : public ClusterRun {
  public:
   EngineRun(Plan plan, bool keep_history);
-  SimOutcome Run();
-  [[nodiscard]] bool taken_down() const noexcept { return taken_down_; }
 
  private:
-  static constexpr std::uint16_t kDirectoryPort = 7700;
-  static constexpr std::uint16_t kFirstPort = 5000;
-
   // ---- the cluster ----
-  void Build();
+  void StartNode(std::size_t node) override;
+  SimProcess& ProcessOf(std::size_t node) override { return current_[node]->process; }
+  void Heal() override;
+  void TakeDown() override;
   std::string Label(std::size_t node) const;
-  void StartDirectory();
-  void Start(std::size_t node);
   Task<void> Publish(Instance& instance, Endpoint at);
   void Register(Instance& instance);
   void AddRegion(Instance& instance, MutableBytes memory);
   void BeginClose(Instance& instance);
   Task<void> Close(Instance& instance);
   Task<void> CloseParts(Instance& instance);
-  void Heal();
   Task<void> Prove(Instance& from, std::size_t to);
-  void TakeDown();
-  bool Await(const std::function<bool()>& done, Instant limit);
-  [[nodiscard]] std::vector<SimHost*> AllHosts() const;
 
   // ---- load ----
-  void ScheduleActions();
-  void Act(const Action& action);
+  void Act(const Action& action) override;
   void ConnectTo(Instance& from, std::size_t to, SimRandom& random);
   Instant DrawDeadline(SimRandom& random) const;
   OperationPtr NewOperation(Instance& from, const PeerPtr& peer);
@@ -142,26 +119,15 @@ class EngineRun {
                     const Status& status);
 
   // ---- faults ----
-  void ScheduleFaults();
-  void Commit(const Fault& fault);
   bool Reaches(const InstanceId& from, const InstanceId& to);
-  void Block(SimHost& from, SimHost& to, int by);
-  void Partition(Duration lasts, SimRandom& random);
-  void PartitionPair(Duration lasts, SimRandom& random);
-  void Hold(const std::vector<std::pair<SimHost*, SimHost*>>& ways, Duration lasts);
-  void StepWall(SimRandom& random);
-  void Stall(Instance& instance, Duration lasts);
-  void Crash(std::size_t node, CrashKind kind, Duration lasts);
+  void StallNode(std::size_t node, Duration lasts) override;
+  void CrashNode(std::size_t node, CrashKind kind, Duration lasts) override;
+  void StopNode(std::size_t node, Duration lasts) override;
   void OrphanOthers(Instance& instance);
   void Bury(Instance& instance, Duration lasts);
   void RetireAll(Instance& instance);
-  void RestartLater(std::size_t node, Duration after);
-  void StopInOrder(std::size_t node, Duration lasts);
-  void CrashDirectory(CrashKind kind, Duration lasts);
-  void LookForCrashPoint(const SimTurn* turn);
 
   // ---- what the checker is told ----
-  void Tell(history::Event event);
   static std::string Where(const Region& region);
   void Completed(const OperationPtr& operation, const Status& status);
   static void ForgetPeer(Instance& from, const Instance& to);
@@ -170,45 +136,17 @@ class EngineRun {
   void CheckAround(const Region& region, std::uint64_t offset, std::uint64_t length);
   void CheckAllMemory();
   void CheckLeases();
-  void AfterStep(const SimTurn* turn);
+  void AfterStep(const SimTurn* turn) override;
   void TakeNotificationsOf(Instance& instance);
-  void CheckLeft(const SimProcess& process, const std::string& name);
-  void Found(Rule rule, std::string text);
-  template <class... Arguments>
-  void Record(fmt::format_string<Arguments...> format, Arguments&&... arguments) {
-    Note(fmt::format(format, std::forward<Arguments>(arguments)...));
-  }
-  void Note(const std::string& text);
-  void Digest(std::string_view text);
 
-  const Plan plan_;
-  const Shape& shape_;
-  SimWorld sim_;
-  const bool keep_history_;
-  SimOutcome outcome_;
-  HistoryChecker checker_;
-  std::size_t violations_told_ = 0;
   std::unique_ptr<FakeWire> wire_;
-  std::vector<SimHost*> node_hosts_;
-  SimHost* directory_host_ = nullptr;
-  std::map<std::pair<SimHost*, SimHost*>, int> blocked_;  // how often, by way
-  std::shared_ptr<DirectoryHost> directory_;              // the one that is meant to run
-  std::vector<std::shared_ptr<DirectoryHost>> all_directories_;
   std::vector<std::unique_ptr<Instance>> instances_;
   std::vector<Instance*> current_;  // by node
   std::map<InstanceId, Instance*> by_id_;
   std::vector<OperationPtr> operations_;
   std::map<std::uint64_t, Instant> dead_since_;  // by instance number
   std::uint64_t others_ = 0;  // operations that are no batch and no notification, so far
-  std::size_t actions_left_ = 0;
-  std::size_t faults_left_ = 0;
-  std::size_t pending_repairs_ = 0;
-  std::uint64_t victim_events_ = 0;
   std::uint64_t steps_since_check_ = 0;
-  bool may_crash_ = true;
-  bool taken_down_ = false;
-  Instant begin_{};
-  std::uint64_t digest_ = 0xCBF29CE484222325ULL;
 };
 
 }  // namespace mooncake

@@ -27,7 +27,7 @@ TEST_F(EngineSimulation, ThirtySeedsHold) {
   std::uint64_t notifications = 0;
   std::uint64_t faults = 0;
   for (std::uint64_t seed = 1; seed <= kSeeds; ++seed) {
-    const SimOutcome outcome = RunEngines(DrawPlan(seed), false);
+    const SimOutcome outcome = RunPlan(DrawPlan(seed), false);
     for (const Violation& violation : outcome.violations) {
       ADD_FAILURE() << "seed " << seed << ": " << violation.text
                     << "; replay with ./run sim --seed " << seed;
@@ -50,7 +50,7 @@ TEST_F(EngineSimulation, WhateverEventIsTheLastOfAProcessTheRunHolds) {
       std::uint64_t reached = 0;
       for (std::uint64_t event = 1;; event += kStep) {
         plan.crash_point = CrashPoint{victim, event};
-        const SimOutcome outcome = RunEngines(plan, false);
+        const SimOutcome outcome = RunPlan(plan, false);
         for (const Violation& violation : outcome.violations)
           ADD_FAILURE() << Describe(plan) << ": " << violation.text;
         if (!outcome.crash_point_reached) break;
@@ -64,7 +64,7 @@ TEST_F(EngineSimulation, WhateverEventIsTheLastOfAProcessTheRunHolds) {
 TEST_F(EngineSimulation, AnActionThatIsLeftOutChangesNoOther) {
   const auto begun = [](const Plan& plan) {
     std::set<std::string> lines;
-    for (const std::string& line : RunEngines(plan, true).history) {
+    for (const std::string& line : RunPlan(plan, true).history) {
       if (line.find(" connects to ") != std::string::npos) lines.insert(line);
     }
     return lines;
@@ -121,11 +121,11 @@ TEST(Shrinking, EndsWhenItsAttemptsAreUsedUp) {
 
 TEST_F(EngineSimulation, ASeedIsTheWholeStory) {
   for (const std::uint64_t seed : {std::uint64_t{3}, std::uint64_t{4}, std::uint64_t{5}}) {
-    const SimOutcome first = RunEngines(DrawPlan(seed), true);
-    const SimOutcome second = RunEngines(DrawPlan(seed), false);
+    const SimOutcome first = RunPlan(DrawPlan(seed), true);
+    const SimOutcome second = RunPlan(DrawPlan(seed), false);
     EXPECT_EQ(first.digest, second.digest) << seed;
     EXPECT_FALSE(first.history.empty());
-    EXPECT_NE(first.digest, RunEngines(DrawPlan(seed + 1000), false).digest);
+    EXPECT_NE(first.digest, RunPlan(DrawPlan(seed + 1000), false).digest);
     // And in another process, whose addresses are other ones.
     const std::filesystem::path program =
         std::filesystem::read_symlink("/proc/self/exe").parent_path() / "../bin/mooncake_sim";

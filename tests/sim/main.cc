@@ -70,7 +70,7 @@ Tally RunSeeds(std::uint64_t first, std::uint64_t seeds, std::uint64_t begin, st
   Tally tally;
   for (std::uint64_t i = begin; i < seeds; i += step) {
     const Plan plan = DrawPlan(first + i);
-    const SimOutcome outcome = RunEngines(plan, false);
+    const SimOutcome outcome = RunPlan(plan, false);
     tally.Add(first + i, outcome);
     if (outcome.violations.empty()) continue;
     PrintFailure(plan, outcome);
@@ -118,7 +118,7 @@ Tally Sweep(std::uint64_t first, std::uint64_t seeds, std::uint64_t jobs, bool b
 
 void PrintShrunk(std::uint64_t seed) {
   const Plan plan = DrawPlan(seed);
-  const SimOutcome outcome = RunEngines(plan, false);
+  const SimOutcome outcome = RunPlan(plan, false);
   if (outcome.violations.empty()) {
     fmt::print("seed {} holds: there is nothing to make smaller\n", seed);
     return;
@@ -126,7 +126,7 @@ void PrintShrunk(std::uint64_t seed) {
   const Rule rule = outcome.violations.front().rule;
   fmt::print("seed {} breaks the rule \"{}\"; making it smaller\n", seed, ToString(rule));
   std::fflush(stdout);
-  const Shrunk shrunk = Shrink(plan, rule, RunEngines);
+  const Shrunk shrunk = Shrink(plan, rule, RunPlan);
   fmt::print("after {} runs, {} of {} actions and {} of {} faults are left:\n", shrunk.attempts,
              shrunk.plan.actions.size(), plan.actions.size(), shrunk.plan.faults.size(),
              plan.faults.size());
@@ -144,7 +144,7 @@ Tally RunCrashPoints(std::uint64_t step) {
       std::uint64_t event = 1;
       for (;; event += step) {
         plan.crash_point = CrashPoint{victim, event};
-        const SimOutcome outcome = RunEngines(plan, false);
+        const SimOutcome outcome = RunPlan(plan, false);
         tally.Add(event, outcome);
         if (!outcome.violations.empty()) {
           fmt::print("{}:\n", Describe(plan));
@@ -175,7 +175,7 @@ int RunCrashAt(const std::string& place) {
   }
   Plan plan = CrashPlan(tcp);
   plan.crash_point = CrashPoint{victim, event};
-  const SimOutcome outcome = RunEngines(plan, true);
+  const SimOutcome outcome = RunPlan(plan, true);
   for (const std::string& line : outcome.history) fmt::print("{}\n", line);
   PrintViolations(outcome);
   return outcome.violations.empty() ? 0 : 1;
@@ -183,7 +183,7 @@ int RunCrashAt(const std::string& place) {
 
 int RunOne(std::uint64_t seed, bool verbose) {
   const Plan plan = DrawPlan(seed);
-  const SimOutcome outcome = RunEngines(plan, verbose);
+  const SimOutcome outcome = RunPlan(plan, verbose);
   for (const std::string& line : outcome.history) fmt::print("{}\n", line);
   fmt::print("seed {}: {}; {} events, digest {:016x}\n", seed, Describe(plan), outcome.events,
              outcome.digest);

@@ -14,7 +14,7 @@ struct Shrunk {
   std::size_t attempts = 0;
 };
 
-/// `run` is RunEngines(), or what stands for it. `plan` fails: `rule` is what it is to go on
+/// `run` is RunPlan(), or what stands for it. `plan` fails: `rule` is what it is to go on
 /// breaking. Ends after `attempts_max` runs at the latest.
 [[nodiscard]] Shrunk Shrink(Plan plan, Rule rule,
                             const std::function<SimOutcome(const Plan&, bool keep_history)>& run,
