@@ -86,8 +86,7 @@ def hunt(program):
             lines = [line.strip() for line in outcome.stdout.splitlines()]
             found = next((line for line in lines if line.startswith("(")), None)
             seed = next((line for line in lines if line.startswith("seed")), "")
-            ended = next((line for line in lines if "ended early" in line), f"exit code {outcome.returncode}")
-            return f"{seed.split(' ')[1] if seed else '-'}: {found or ended}"
+            return f"{seed.split(' ')[1].strip(':') if seed else '-'}: {found or f'exit code {outcome.returncode}'}"
     return None
 
 

@@ -38,7 +38,9 @@ SimOutcome ClusterRun::Run() {
   may_crash_ = false;
   Heal();
   TakeDown();
-  for (const std::string& warning : TakeWarnings()) Found(Rule::kWarning, warning);
+  for (const std::string& warning : TakeWarnings()) {
+    if (!IsExpected(warning)) Found(Rule::kWarning, warning);
+  }
   checker_.Finish();
   Tell(history::Disturbed{});  // says what Finish() has found
   sim_.loop().on_step = nullptr;
@@ -96,6 +98,21 @@ void ClusterRun::StartDirectory() {
   Record("directory starts");
 }
 
+void ClusterRun::CloseDirectories() {
+  for (const auto& directory : all_directories_) {
+    if (directory->process->is_dead()) sim_.Exhume(*directory->process);
+    Post(directory->process->world().control,
+         [directory] { directory->port->Close(Error{ErrorId::kClosed, "the directory stops"}); });
+  }
+}
+
+void ClusterRun::ForgetDirectories() {
+  for (const auto& directory : all_directories_) {
+    directory->port = nullptr;
+    directory->server = nullptr;
+  }
+}
+
 void ClusterRun::ScheduleActions() {
   actions_left_ = plan_.actions.size();
   for (const Action& action : plan_.actions) {
@@ -131,6 +148,7 @@ void ClusterRun::Commit(const Fault& fault) {
                                           CutKind::kNobodyNotices}[random.Below(3)];
       const std::uint64_t count = random.Skewed(1, 8);
       std::uint64_t cut = 0;
+      Tell(history::Disturbed{sim_.Now()});
       while (cut < count && sim_.net().CutOne(cut_kind, random)) ++cut;
       return Record("fault: {} cut, kind {}", cut, static_cast<int>(cut_kind));
     }
@@ -159,6 +177,7 @@ void ClusterRun::Block(SimHost& from, SimHost& to, int by) {
 }
 
 void ClusterRun::Hold(const std::vector<std::pair<SimHost*, SimHost*>>& ways, Duration lasts) {
+  Tell(history::Disturbed{After(sim_.Now(), lasts)});
   for (const auto& [from, to] : ways) Block(*from, *to, 1);
   pending_repairs_ += 1;
   sim_.loop().At(After(sim_.Now(), lasts), [this, ways] {
@@ -212,6 +231,7 @@ void ClusterRun::StepWall(SimRandom& random) {
 void ClusterRun::CrashDirectory(CrashKind kind, Duration lasts) {
   if (!directory_ || directory_->process->is_dead()) return;
   Record("fault: the directory crashes");
+  Tell(history::Disturbed{After(sim_.Now(), lasts)});
   sim_.Crash(*directory_->process, kind);
   pending_repairs_ += 1;
   sim_.loop().At(After(sim_.Now(), lasts), [this] {

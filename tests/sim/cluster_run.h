@@ -51,9 +51,14 @@ class ClusterRun {
   /// After each event of `turn`'s process; null: of none.
   virtual void AfterStep(const SimTurn* turn) = 0;
 
+  /// Of a warning that was logged.
+  [[nodiscard]] virtual bool IsExpected(const std::string&) const { return false; }
+
   // ---- the cluster ----
   void Build();
   void StartDirectory();
+  void CloseDirectories();
+  void ForgetDirectories();  ///< After that, when nothing is served any more.
   bool Await(const std::function<bool()>& done, Instant limit);
   [[nodiscard]] std::vector<SimHost*> AllHosts() const;
   void RestartLater(std::size_t node, Duration after);

@@ -19,8 +19,8 @@ void EngineRun::Completed(const OperationPtr& operation, const Status& status) {
   o.batch = nullptr;
   if (status) {
     outcome_.succeeded += 1;
-  } else if (status.error().id == ErrorId::kPeerGone ||
-             (status.error().code() == Errc::kPeerGone && o.to->state == Instance::State::kDead)) {
+  } else if (status.error().id == ErrorId::kPeerGone || (status.error().code() == Errc::kPeerGone &&
+                                                         o.to->state == EngineNode::State::kDead)) {
     ForgetPeer(*o.from, *o.to);
   }
 }
@@ -39,7 +39,7 @@ std::string EngineRun::WrongBytes(const Operation& o) {
   return {};
 }
 
-void EngineRun::ForgetPeer(Instance& from, const Instance& to) {
+void EngineRun::ForgetPeer(EngineNode& from, const EngineNode& to) {
   const auto known = from.peers.find(to.node);
   if (known != from.peers.end() && known->second->identity().id == to.identity.id)
     from.peers.erase(known);
@@ -111,7 +111,7 @@ void EngineRun::CheckLeases() {
 
 void EngineRun::AfterStep(const SimTurn* turn) {
   if (turn != nullptr) {
-    for (Instance* const instance : current_) {
+    for (EngineNode* const instance : current_) {
       if (instance != nullptr && &instance->process.turn() == turn && instance->engine)
         TakeNotificationsOf(*instance);
     }
@@ -123,7 +123,7 @@ void EngineRun::AfterStep(const SimTurn* turn) {
   CheckLeases();
 }
 
-void EngineRun::TakeNotificationsOf(Instance& instance) {
+void EngineRun::TakeNotificationsOf(EngineNode& instance) {
   for (const Notification& notification : instance.engine->TakeNotifications()) {
     const std::uint64_t number = std::stoull(notification.message);
     Record("node {} hears of {}", instance.node, number);

@@ -8,14 +8,14 @@ using namespace std::chrono_literals;
 
 // ---- faults -----------------------------------------------------------------------------------
 bool EngineRun::Reaches(const InstanceId& from, const InstanceId& to) {
-  const Instance& a = *by_id_.at(from);
-  const Instance& b = *by_id_.at(to);
+  const EngineNode& a = *by_id_.at(from);
+  const EngineNode& b = *by_id_.at(to);
   return !a.process.is_dead() && !b.process.is_dead() &&
          !sim_.net().Link(a.process.host(), b.process.host()).down;
 }
 
 void EngineRun::StallNode(std::size_t node, Duration lasts) {
-  Instance& instance = *current_[node];
+  EngineNode& instance = *current_[node];
   if (instance.process.is_dead()) return;
   Record("fault: node {} stalls", instance.node);
   Tell(history::Stalled{instance.number, After(sim_.Now(), lasts)});
@@ -23,28 +23,28 @@ void EngineRun::StallNode(std::size_t node, Duration lasts) {
 }
 
 void EngineRun::CrashNode(std::size_t node, CrashKind kind, Duration lasts) {
-  Instance& first = *current_[node];
-  if (first.state == Instance::State::kDead || first.state == Instance::State::kClosed) return;
+  EngineNode& first = *current_[node];
+  if (first.state == EngineNode::State::kDead || first.state == EngineNode::State::kClosed) return;
   Record("fault: node {} crashes{}", node, kind == CrashKind::kPowerLost ? ", power lost" : "");
   sim_.Crash(first.process, kind);
   for (const auto& instance : instances_) {
-    const bool fell = instance->process.is_dead() && instance->state != Instance::State::kDead &&
-                      instance->state != Instance::State::kClosed;
+    const bool fell = instance->process.is_dead() && instance->state != EngineNode::State::kDead &&
+                      instance->state != EngineNode::State::kClosed;
     if (fell) Bury(*instance, lasts);
     // One that had stopped may still have waited for a connect.
     if (instance->process.is_dead()) OrphanOthers(*instance);
   }
 }
 
-void EngineRun::OrphanOthers(Instance& instance) {
+void EngineRun::OrphanOthers(EngineNode& instance) {
   for (const std::uint64_t other : std::exchange(instance.others, {}))
     Tell(history::Orphaned{other});
 }
 
 // Nothing of a dead instance may be touched any more; what it had begun has no end.
-void EngineRun::Bury(Instance& instance, Duration lasts) {
-  if (instance.state == Instance::State::kClosing) pending_repairs_ -= 1;
-  instance.state = Instance::State::kDead;
+void EngineRun::Bury(EngineNode& instance, Duration lasts) {
+  if (instance.state == EngineNode::State::kClosing) pending_repairs_ -= 1;
+  instance.state = EngineNode::State::kDead;
   dead_since_[instance.number] = sim_.Now();
   Tell(history::Gone{instance.number});
   wire_->Leave(instance.identity.id);
@@ -64,7 +64,7 @@ void EngineRun::Bury(Instance& instance, Duration lasts) {
   RestartLater(instance.node, lasts);
 }
 
-void EngineRun::RetireAll(Instance& instance) {
+void EngineRun::RetireAll(EngineNode& instance) {
   for (std::vector<RegionPtr>* const regions : {&instance.regions, &instance.abandoned}) {
     for (const RegionPtr& region : *regions) {
       if (const auto wrong = region->memory.CheckAll())
@@ -79,16 +79,16 @@ void EngineRun::RetireAll(Instance& instance) {
 }
 
 void EngineRun::StopNode(std::size_t node, Duration lasts) {
-  Instance& instance = *current_[node];
-  if (instance.state != Instance::State::kLive) return;
+  EngineNode& instance = *current_[node];
+  if (instance.state != EngineNode::State::kLive) return;
   Record("fault: node {} stops in order", node);
   BeginClose(instance);
   pending_repairs_ += 1;
   Spawn(instance.process.world().control,
-        [](EngineRun& me, Instance& closing, Duration pause) -> Task<void> {
+        [](EngineRun& me, EngineNode& closing, Duration pause) -> Task<void> {
           auto close = me.Close(closing);
           co_await std::move(close);
-          if (closing.state == Instance::State::kDead)
+          if (closing.state == EngineNode::State::kDead)
             co_return;  // it crashed meanwhile, and has had its successor
           me.pending_repairs_ -= 1;
           me.RestartLater(closing.node, pause);

@@ -15,8 +15,8 @@ void EngineRun::Act(const Action& action) {
   const std::size_t to = random.Below(shape_.nodes_drawn);
   const std::uint64_t die = random.Below(100);
   if (node >= shape_.nodes || to >= shape_.nodes) return;
-  Instance& from = *current_[node];
-  if (from.state != Instance::State::kLive && from.state != Instance::State::kStarting) return;
+  EngineNode& from = *current_[node];
+  if (from.state != EngineNode::State::kLive && from.state != EngineNode::State::kStarting) return;
   if (die < 5) return CancelOne(random);
   if (die < 12) return UnregisterOne(from, random);
   const auto known = from.peers.find(to);
@@ -27,7 +27,7 @@ void EngineRun::Act(const Action& action) {
   for (std::uint64_t i = 0; i < burst; ++i) Submit(from, known->second, random);
 }
 
-std::uint64_t EngineRun::BeginOther(Instance& instance, std::string name, history::Kind kind,
+std::uint64_t EngineRun::BeginOther(EngineNode& instance, std::string name, history::Kind kind,
                                     Instant deadline) {
   const std::uint64_t number = kOthers + others_++;
   instance.others.insert(number);
@@ -39,12 +39,12 @@ std::uint64_t EngineRun::BeginOther(Instance& instance, std::string name, histor
   return number;
 }
 
-void EngineRun::EndOther(Instance& instance, history::Ended end) {
+void EngineRun::EndOther(EngineNode& instance, history::Ended end) {
   instance.others.erase(end.operation);
   Tell(std::move(end));
 }
 
-void EngineRun::ConnectTo(Instance& from, std::size_t to, SimRandom& random) {
+void EngineRun::ConnectTo(EngineNode& from, std::size_t to, SimRandom& random) {
   if (!from.connecting.insert(to).second) return;
   const Instant deadline =
       After(from.process.world().clock.Now(), random.Skewed(Duration(1ms), Duration(5s)));
@@ -52,7 +52,7 @@ void EngineRun::ConnectTo(Instance& from, std::size_t to, SimRandom& random) {
       BeginOther(from, fmt::format("the connect of node {} to node {}", from.node, to),
                  history::Kind::kConnect, from.process.FromLocal(deadline));
   Spawn(from.process.world().control,
-        [](EngineRun& me, Instance& instance, std::size_t node, Instant limit,
+        [](EngineRun& me, EngineNode& instance, std::size_t node, Instant limit,
            std::uint64_t operation) -> Task<void> {
           auto connect = instance.engine->Connect(me.Label(node), limit);
           const Result<PeerPtr> peer = co_await std::move(connect);
@@ -75,7 +75,7 @@ Instant EngineRun::DrawDeadline(SimRandom& random) const {
                                    : random.Skewed(Duration(10ms), Duration(30s)));
 }
 
-OperationPtr EngineRun::NewOperation(Instance& from, const PeerPtr& peer) {
+OperationPtr EngineRun::NewOperation(EngineNode& from, const PeerPtr& peer) {
   auto operation = std::make_shared<Operation>();
   operation->number = operations_.size();
   operation->from = &from;
@@ -97,7 +97,7 @@ std::optional<std::uint64_t> EngineRun::FindFree(const RegionPtr& region, std::u
   return std::nullopt;
 }
 
-RegionPtr EngineRun::DrawRegion(Instance& instance, SimRandom& random) {
+RegionPtr EngineRun::DrawRegion(EngineNode& instance, SimRandom& random) {
   std::vector<RegionPtr> usable;
   for (const RegionPtr& region : instance.regions) {
     if (!region->leaving) usable.push_back(region);
@@ -105,7 +105,7 @@ RegionPtr EngineRun::DrawRegion(Instance& instance, SimRandom& random) {
   return usable.empty() ? nullptr : usable[random.Below(usable.size())];
 }
 
-OperationPtr EngineRun::Submit(Instance& from, const PeerPtr& peer, SimRandom& random) {
+OperationPtr EngineRun::Submit(EngineNode& from, const PeerPtr& peer, SimRandom& random) {
   const OperationPtr operation = NewOperation(from, peer);
   operation->direction = random.Chance(0.5) ? Direction::kWrite : Direction::kRead;
   operation->notify = random.Chance(0.3);
@@ -178,7 +178,7 @@ void EngineRun::AddRange(Operation& operation, const PeerPtr& peer, std::vector<
   if (!remote->listed || random.Chance(0.5)) peer->AddRegion(remote->info);
 }
 
-void EngineRun::NotifyOnly(Instance& from, const PeerPtr& peer, SimRandom& random) {
+void EngineRun::NotifyOnly(EngineNode& from, const PeerPtr& peer, SimRandom& random) {
   const OperationPtr operation = NewOperation(from, peer);
   operation->notify = true;
   operation->deadline = DrawDeadline(random);
@@ -210,7 +210,7 @@ void EngineRun::CancelOne(SimRandom& random) {
   operation->batch->Cancel();
 }
 
-void EngineRun::UnregisterOne(Instance& instance, SimRandom& random) {
+void EngineRun::UnregisterOne(EngineNode& instance, SimRandom& random) {
   const RegionPtr region = DrawRegion(instance, random);
   if (!region || region->local_batches > 0) return;
   region->leaving = true;
@@ -226,7 +226,7 @@ void EngineRun::UnregisterOne(Instance& instance, SimRandom& random) {
     }
   }
   Spawn(instance.process.world().control,
-        [](EngineRun& me, Instance& owner, RegionPtr r, std::uint64_t operation) -> Task<void> {
+        [](EngineRun& me, EngineNode& owner, RegionPtr r, std::uint64_t operation) -> Task<void> {
           auto unregister = owner.engine->UnregisterAsync(r->info.id);
           const Status status = co_await std::move(unregister);
           me.Unregistered(owner, r, operation, status);
@@ -235,14 +235,15 @@ void EngineRun::UnregisterOne(Instance& instance, SimRandom& random) {
 
 // Success: nobody touches the memory any more, so it gets new bytes and, after a while, a new
 // registration.
-void EngineRun::Unregistered(Instance& owner, const RegionPtr& region, std::uint64_t number,
+void EngineRun::Unregistered(EngineNode& owner, const RegionPtr& region, std::uint64_t number,
                              const Status& status) {
   if (owner.process.is_dead()) return;
   Record("node {} has unregistered region {}: {}", owner.node,
          static_cast<std::uint64_t>(region->info.id),
          status ? "done" : ErrorName(status.error().id));
   EndOther(owner, {number, status ? std::nullopt : std::optional(status.error()), {}});
-  if (owner.state != Instance::State::kLive && owner.state != Instance::State::kStarting) return;
+  if (owner.state != EngineNode::State::kLive && owner.state != EngineNode::State::kStarting)
+    return;
   std::erase(owner.regions, region);
   if (const auto wrong = region->memory.CheckAll())
     Found(Rule::kForeignBytes, Where(*region) + *wrong);

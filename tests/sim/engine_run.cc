@@ -33,9 +33,9 @@ void EngineRun::StartNode(std::size_t node) {
   SimProcess& process = sim_.Start(*node_hosts_[node]);
   World& world = process.world();
   const std::size_t number = instances_.size();
-  instances_.push_back(std::make_unique<Instance>(number, node, process, shape_.memory_bytes,
-                                                  process.world().random.Next()));
-  Instance& instance = *instances_.back();
+  instances_.push_back(std::make_unique<EngineNode>(number, node, process, shape_.memory_bytes,
+                                                    process.world().random.Next()));
+  EngineNode& instance = *instances_.back();
   current_[node] = &instance;
   instance.identity = {world.random.DrawInstanceId(), instances_.size(), Label(node),
                        world.network.host(), "sim"};
@@ -74,14 +74,14 @@ void EngineRun::StartNode(std::size_t node) {
   Spawn(world.control, Publish(instance, at));
 }
 
-Task<void> EngineRun::Publish(Instance& instance, Endpoint at) {
+Task<void> EngineRun::Publish(EngineNode& instance, Endpoint at) {
   World& world = instance.process.world();
   mooncake::Record record{instance.identity, "default", {at}, {}, world.clock.WallNow()};
   auto publish = instance.directory->Publish(std::move(record), After(world.clock.Now(), 1h));
   const Status published = co_await std::move(publish);
-  if (instance.state != Instance::State::kStarting) co_return;
+  if (instance.state != EngineNode::State::kStarting) co_return;
   if (published) {
-    instance.state = Instance::State::kLive;
+    instance.state = EngineNode::State::kLive;
   } else {
     Found(Rule::kNotHealed, fmt::format("node {} cannot publish itself: {}", instance.node,
                                         published.error().Text()));
@@ -89,7 +89,7 @@ Task<void> EngineRun::Publish(Instance& instance, Endpoint at) {
 }
 
 // Two regions with memory between and around them that is not registered.
-void EngineRun::Register(Instance& instance) {
+void EngineRun::Register(EngineNode& instance) {
   const std::size_t gap = 64;
   const MutableBytes arena(instance.arena);
   const std::size_t first = (arena.size() - 3 * gap) / 3;
@@ -103,7 +103,7 @@ void EngineRun::Register(Instance& instance) {
   for (const auto& [at, length] : places) AddRegion(instance, arena.subspan(at, length));
 }
 
-void EngineRun::AddRegion(Instance& instance, MutableBytes memory) {
+void EngineRun::AddRegion(EngineNode& instance, MutableBytes memory) {
   const RegisterOptions options{.listed = instance.random.Chance(0.7)};
   const Result<RegionInfo> info = instance.engine->Register(memory.data(), memory.size(), options);
   if (!info)
@@ -112,27 +112,27 @@ void EngineRun::AddRegion(Instance& instance, MutableBytes memory) {
       std::make_shared<Region>(instance, *info, options.listed, memory, instance.random));
 }
 
-void EngineRun::BeginClose(Instance& instance) {
-  instance.state = Instance::State::kClosing;
+void EngineRun::BeginClose(EngineNode& instance) {
+  instance.state = EngineNode::State::kClosing;
   Tell(history::Ending{instance.number});
 }
 
-Task<void> EngineRun::Close(Instance& instance) {
+Task<void> EngineRun::Close(EngineNode& instance) {
   instance.closes += 1;
   auto close = CloseParts(instance);
   co_await std::move(close);
   instance.closes -= 1;
 }
 
-Task<void> EngineRun::CloseParts(Instance& instance) {
+Task<void> EngineRun::CloseParts(EngineNode& instance) {
   World& world = instance.process.world();
   auto withdraw = instance.directory->Withdraw(After(world.clock.Now(), 1s));
   co_await std::move(withdraw);
   auto close = instance.engine->CloseAsync();
   co_await std::move(close);
   instance.port->Close(Error{ErrorId::kClosed, "the node stops"});
-  if (instance.state != Instance::State::kClosing) co_return;
-  instance.state = Instance::State::kClosed;
+  if (instance.state != EngineNode::State::kClosing) co_return;
+  instance.state = EngineNode::State::kClosed;
   Tell(history::Gone{instance.number});
   RetireAll(instance);
   Record("node {} has stopped", instance.node);
@@ -148,11 +148,11 @@ void EngineRun::Heal() {
   }
   Record("the faults end");
   std::size_t left = 0;
-  for (Instance* const from : current_) {
+  for (EngineNode* const from : current_) {
     for (std::size_t to = 0; to < current_.size(); ++to) {
       left += 1;
       Spawn(from->process.world().control,
-            [](EngineRun& me, Instance& instance, std::size_t node,
+            [](EngineRun& me, EngineNode& instance, std::size_t node,
                std::size_t& count) -> Task<void> {
               auto prove = me.Prove(instance, node);
               co_await std::move(prove);
@@ -175,7 +175,7 @@ void EngineRun::Heal() {
   CheckAllMemory();
 }
 
-Task<void> EngineRun::Prove(Instance& from, std::size_t to) {
+Task<void> EngineRun::Prove(EngineNode& from, std::size_t to) {
   World& world = from.process.world();
   SimRandom random(StreamSeed(plan_.seed, "proof", from.number * shape_.nodes_drawn + to));
   const Instant limit = After(sim_.Now(), kHealMax);
@@ -195,21 +195,21 @@ Task<void> EngineRun::Prove(Instance& from, std::size_t to) {
 
 void EngineRun::TakeDown() {
   std::size_t closing = 0;
-  const auto close = [this, &closing](Instance& instance) {
+  const auto close = [this, &closing](EngineNode& instance) {
     closing += 1;
     Spawn(instance.process.world().control,
-          [](EngineRun& me, Instance& each, std::size_t& left) -> Task<void> {
+          [](EngineRun& me, EngineNode& each, std::size_t& left) -> Task<void> {
             auto end = me.Close(each);
             co_await std::move(end);
             left -= 1;
           }(*this, instance, closing));
   };
   for (const auto& instance : instances_) {
-    if (instance->state == Instance::State::kLive ||
-        instance->state == Instance::State::kStarting) {
+    if (instance->state == EngineNode::State::kLive ||
+        instance->state == EngineNode::State::kStarting) {
       BeginClose(*instance);
       close(*instance);
-    } else if (instance->state == Instance::State::kDead) {
+    } else if (instance->state == EngineNode::State::kDead) {
       CheckAllMemory();
       instance->guards.clear();  // it may finish in its own memory what it had begun
       sim_.Exhume(instance->process);
@@ -218,11 +218,7 @@ void EngineRun::TakeDown() {
       sim_.Exhume(instance->process);  // it had stopped before its host lost power
     }
   }
-  for (const auto& directory : all_directories_) {
-    if (directory->process->is_dead()) sim_.Exhume(*directory->process);
-    Post(directory->process->world().control,
-         [directory] { directory->port->Close(Error{ErrorId::kClosed, "the directory stops"}); });
-  }
+  CloseDirectories();
   const auto closed = [this, &closing] {
     return closing == 0 && std::all_of(instances_.begin(), instances_.end(),
                                        [](const auto& instance) { return instance->closes == 0; });
@@ -237,10 +233,7 @@ void EngineRun::TakeDown() {
     instance->directory = nullptr;
   }
   for (const OperationPtr& operation : operations_) operation->batch = nullptr;
-  for (const auto& directory : all_directories_) {
-    directory->port = nullptr;
-    directory->server = nullptr;
-  }
+  ForgetDirectories();
   static_cast<void>(Await([] { return false; }, After(sim_.Now(), 10s)));
   for (const auto& instance : instances_)
     CheckLeft(instance->process,

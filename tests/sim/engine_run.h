@@ -14,12 +14,12 @@
 
 namespace mooncake {
 
-struct Instance;
+struct EngineNode;
 
 struct Region {
-  Region(Instance& o, const RegionInfo& i, bool l, MutableBytes bytes, SimRandom& random)
+  Region(EngineNode& o, const RegionInfo& i, bool l, MutableBytes bytes, SimRandom& random)
       : owner(o), info(i), listed(l), memory(bytes, random) {}
-  Instance& owner;
+  EngineNode& owner;
   RegionInfo info;
   bool listed;
   CheckedMemory memory;
@@ -29,10 +29,10 @@ struct Region {
 using RegionPtr = std::shared_ptr<Region>;
 
 // One process of a node: a node that restarts has several, one after another.
-struct Instance {
+struct EngineNode {
   enum class State { kStarting, kLive, kClosing, kClosed, kDead };
-  Instance(std::size_t i, std::size_t n, SimProcess& p, std::size_t memory_bytes,
-           std::uint64_t seed)
+  EngineNode(std::size_t i, std::size_t n, SimProcess& p, std::size_t memory_bytes,
+             std::uint64_t seed)
       : number(i), node(n), process(p), random(seed), arena(memory_bytes) {}
   std::size_t number;  // in the history
   std::size_t node;
@@ -66,8 +66,8 @@ struct Range {
 // A batch, or a notification alone.
 struct Operation {
   std::uint64_t number = 0;
-  Instance* from = nullptr;
-  Instance* to = nullptr;
+  EngineNode* from = nullptr;
+  EngineNode* to = nullptr;
   Direction direction = Direction::kWrite;
   bool notify = false;
   std::vector<Range> ranges;
@@ -90,32 +90,32 @@ class EngineRun final : public ClusterRun {
   void Heal() override;
   void TakeDown() override;
   std::string Label(std::size_t node) const;
-  Task<void> Publish(Instance& instance, Endpoint at);
-  void Register(Instance& instance);
-  void AddRegion(Instance& instance, MutableBytes memory);
-  void BeginClose(Instance& instance);
-  Task<void> Close(Instance& instance);
-  Task<void> CloseParts(Instance& instance);
-  Task<void> Prove(Instance& from, std::size_t to);
+  Task<void> Publish(EngineNode& instance, Endpoint at);
+  void Register(EngineNode& instance);
+  void AddRegion(EngineNode& instance, MutableBytes memory);
+  void BeginClose(EngineNode& instance);
+  Task<void> Close(EngineNode& instance);
+  Task<void> CloseParts(EngineNode& instance);
+  Task<void> Prove(EngineNode& from, std::size_t to);
 
   // ---- load ----
   void Act(const Action& action) override;
-  void ConnectTo(Instance& from, std::size_t to, SimRandom& random);
+  void ConnectTo(EngineNode& from, std::size_t to, SimRandom& random);
   Instant DrawDeadline(SimRandom& random) const;
-  OperationPtr NewOperation(Instance& from, const PeerPtr& peer);
+  OperationPtr NewOperation(EngineNode& from, const PeerPtr& peer);
   static std::optional<std::uint64_t> FindFree(const RegionPtr& region, std::uint64_t length,
                                                SimRandom& random);
-  static RegionPtr DrawRegion(Instance& instance, SimRandom& random);
-  OperationPtr Submit(Instance& from, const PeerPtr& peer, SimRandom& random);
+  static RegionPtr DrawRegion(EngineNode& instance, SimRandom& random);
+  OperationPtr Submit(EngineNode& from, const PeerPtr& peer, SimRandom& random);
   void AddRange(Operation& operation, const PeerPtr& peer, std::vector<Copy>& copies,
                 std::uint64_t count, SimRandom& random);
-  void NotifyOnly(Instance& from, const PeerPtr& peer, SimRandom& random);
+  void NotifyOnly(EngineNode& from, const PeerPtr& peer, SimRandom& random);
   void CancelOne(SimRandom& random);
-  std::uint64_t BeginOther(Instance& instance, std::string name, history::Kind kind,
+  std::uint64_t BeginOther(EngineNode& instance, std::string name, history::Kind kind,
                            Instant deadline);
-  void EndOther(Instance& instance, history::Ended end);
-  void UnregisterOne(Instance& instance, SimRandom& random);
-  void Unregistered(Instance& owner, const RegionPtr& region, std::uint64_t number,
+  void EndOther(EngineNode& instance, history::Ended end);
+  void UnregisterOne(EngineNode& instance, SimRandom& random);
+  void Unregistered(EngineNode& owner, const RegionPtr& region, std::uint64_t number,
                     const Status& status);
 
   // ---- faults ----
@@ -123,26 +123,26 @@ class EngineRun final : public ClusterRun {
   void StallNode(std::size_t node, Duration lasts) override;
   void CrashNode(std::size_t node, CrashKind kind, Duration lasts) override;
   void StopNode(std::size_t node, Duration lasts) override;
-  void OrphanOthers(Instance& instance);
-  void Bury(Instance& instance, Duration lasts);
-  void RetireAll(Instance& instance);
+  void OrphanOthers(EngineNode& instance);
+  void Bury(EngineNode& instance, Duration lasts);
+  void RetireAll(EngineNode& instance);
 
   // ---- what the checker is told ----
   static std::string Where(const Region& region);
   void Completed(const OperationPtr& operation, const Status& status);
-  static void ForgetPeer(Instance& from, const Instance& to);
+  static void ForgetPeer(EngineNode& from, const EngineNode& to);
   static std::string WrongBytes(const Operation& operation);
   void SettleRange(const Operation& operation, Range& range, bool success);
   void CheckAround(const Region& region, std::uint64_t offset, std::uint64_t length);
   void CheckAllMemory();
   void CheckLeases();
   void AfterStep(const SimTurn* turn) override;
-  void TakeNotificationsOf(Instance& instance);
+  void TakeNotificationsOf(EngineNode& instance);
 
   std::unique_ptr<FakeWire> wire_;
-  std::vector<std::unique_ptr<Instance>> instances_;
-  std::vector<Instance*> current_;  // by node
-  std::map<InstanceId, Instance*> by_id_;
+  std::vector<std::unique_ptr<EngineNode>> instances_;
+  std::vector<EngineNode*> current_;  // by node
+  std::map<InstanceId, EngineNode*> by_id_;
   std::vector<OperationPtr> operations_;
   std::map<std::uint64_t, Instant> dead_since_;  // by instance number
   std::uint64_t others_ = 0;  // operations that are no batch and no notification, so far

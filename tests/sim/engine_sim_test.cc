@@ -45,7 +45,7 @@ TEST_F(EngineSimulation, ThirtySeedsHold) {
 TEST_F(EngineSimulation, WhateverEventIsTheLastOfAProcessTheRunHolds) {
   constexpr std::uint64_t kStep = 41;  // mooncake_sim --crash-points tries every event
   for (const bool tcp : {true, false}) {
-    Plan plan = CrashPlan(tcp);
+    Plan plan = CrashPlan(Subject::kEngines, tcp);
     for (std::size_t victim = 0; victim <= plan.shape.nodes; ++victim) {
       std::uint64_t reached = 0;
       for (std::uint64_t event = 1;; event += kStep) {
@@ -69,7 +69,7 @@ TEST_F(EngineSimulation, AnActionThatIsLeftOutChangesNoOther) {
     }
     return lines;
   };
-  Plan plan = CrashPlan(false);
+  Plan plan = CrashPlan(Subject::kEngines, false);
   const std::set<std::string> all = begun(plan);
   plan.actions.pop_back();
   const std::set<std::string> fewer = begun(plan);

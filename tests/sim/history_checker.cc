@@ -223,8 +223,9 @@ bool HistoryChecker::FitsRequest(const OperationState& state, const Error& error
   constexpr Duration kEarly = std::chrono::milliseconds(500);  // "too late to try again"
   const Instant trouble = std::max(last_death_, std::min(disturbed_until_, now_));
   const bool troubled = trouble != Instant{} && After(trouble, kAftermath) >= state.begun;
-  const bool near_deadline =
-      state.began.deadline != kNever && After(now_, kEarly) >= state.began.deadline;
+  const bool near_deadline = state.began.due != kNever && After(now_, kEarly) >= state.began.due;
+  if (state.cancelled && error.code() != Errc::kCorrupt && error.code() != Errc::kInternal)
+    return true;
   switch (error.code()) {
     case Errc::kCorrupt:
     case Errc::kInternal:
@@ -237,7 +238,7 @@ bool HistoryChecker::FitsRequest(const OperationState& state, const Error& error
     case Errc::kUnknownOutcome:
       return near_deadline || troubled;
     case Errc::kCancelled:
-      return state.cancelled || HasEnded(state.began.to) || troubled;
+      return HasEnded(state.began.to) || troubled;
     default:
       return troubled || near_deadline || HasEnded(state.began.to);
   }

@@ -57,7 +57,8 @@ struct Began {
   Kind kind = Kind::kTransfer;
   Process from = 0;
   std::optional<Process> to;
-  Instant deadline = kNever;
+  Instant deadline = kNever;  ///< By which it must have ended.
+  Instant due = kNever;       ///< Of a request: when its instance gives it up.
   bool moves_bytes = false;
   bool notifies = false;
 };

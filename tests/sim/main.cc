@@ -1,12 +1,14 @@
 // mooncake_sim: runs the simulation for many seeds, for one, or with a crash at every point; makes
 // a failing run smaller.
 #include <malloc.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <array>
 #include <cstdio>
+#include <span>
 #include <thread>
 
 #include "base/log.h"
@@ -64,11 +66,13 @@ void PrintFailure(const Plan& plan, const SimOutcome& outcome) {
   std::fflush(stdout);
 }
 
-// Every `step`th of `seeds` seeds. Stops at its first failure if `brief`.
+// Every `step`th of `seeds` seeds, the current one told to `running`. Stops at its first failure if
+// `brief`.
 Tally RunSeeds(std::uint64_t first, std::uint64_t seeds, std::uint64_t begin, std::uint64_t step,
-               bool brief) {
+               bool brief, std::uint64_t& running) {
   Tally tally;
   for (std::uint64_t i = begin; i < seeds; i += step) {
+    running = first + i;
     const Plan plan = DrawPlan(first + i);
     const SimOutcome outcome = RunPlan(plan, false);
     tally.Add(first + i, outcome);
@@ -81,7 +85,13 @@ Tally RunSeeds(std::uint64_t first, std::uint64_t seeds, std::uint64_t begin, st
 
 // One process for each core: a run owns its process's log.
 Tally Sweep(std::uint64_t first, std::uint64_t seeds, std::uint64_t jobs, bool brief) {
-  if (jobs <= 1) return RunSeeds(first, seeds, 0, 1, brief);
+  std::uint64_t alone = 0;
+  if (jobs <= 1) return RunSeeds(first, seeds, 0, 1, brief, alone);
+  // What a process that dies of an assertion was at, for its parent to read.
+  void* const shared = ::mmap(nullptr, jobs * sizeof(std::uint64_t), PROT_READ | PROT_WRITE,
+                              MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (shared == MAP_FAILED) return Tally{.failed = 1};
+  const std::span<std::uint64_t> running(static_cast<std::uint64_t*>(shared), jobs);
   std::vector<std::pair<pid_t, int>> children;
   for (std::uint64_t job = 0; job < jobs; ++job) {
     std::array<int, 2> ends{};
@@ -90,7 +100,7 @@ Tally Sweep(std::uint64_t first, std::uint64_t seeds, std::uint64_t jobs, bool b
     const pid_t child = ::fork();
     if (child == 0) {
       ::close(ends[0]);
-      const Tally tally = RunSeeds(first, seeds, job, jobs, brief);
+      const Tally tally = RunSeeds(first, seeds, job, jobs, brief, running[job]);
       const bool told = ::write(ends[1], &tally, sizeof tally) == sizeof tally;
       std::fflush(stdout);
       ::_exit(told ? 0 : 1);
@@ -99,20 +109,22 @@ Tally Sweep(std::uint64_t first, std::uint64_t seeds, std::uint64_t jobs, bool b
     children.emplace_back(child, ends[0]);
   }
   Tally all;
-  for (const auto& [child, end] : children) {
+  for (std::size_t job = 0; job < children.size(); ++job) {
+    const auto& [child, end] = children[job];
     Tally tally;
     int status = 0;
     const bool told = ::read(end, &tally, sizeof tally) == sizeof tally;
     ::close(end);
     ::waitpid(child, &status, 0);
-    if (!told || status != 0) {  // an assertion of the product, most likely: it has said which
+    if (!told || status != 0) {
       fmt::print(
-          "a process of the sweep ended early, status {}; run with --jobs 1 to see the seed\n",
-          status);
+          "seed {}:\n  ({}) its process ended with status {}\n  replay with ./run sim --seed {}\n",
+          running[job], ToString(Rule::kCrashed), status, running[job]);
       tally = Tally{.failed = 1};
     }
     all.Add(tally);
   }
+  ::munmap(shared, jobs * sizeof(std::uint64_t));
   return all;
 }
 
@@ -135,11 +147,19 @@ void PrintShrunk(std::uint64_t seed) {
   PrintViolations(shrunk.outcome);
 }
 
+std::string CrashPlace(const Plan& plan) {
+  return fmt::format("{}:{}:{}:{}", plan.subject == Subject::kEngines ? "engines" : "instances",
+                     plan.shape.tcp ? "tcp" : "fake", plan.crash_point->victim,
+                     plan.crash_point->event);
+}
+
 // Kills each process of a small run after its first event, its second, … until the run ends first.
 Tally RunCrashPoints(std::uint64_t step) {
   Tally tally;
-  for (const bool tcp : {true, false}) {
-    Plan plan = CrashPlan(tcp);
+  for (const auto& [subject, tcp] : {std::pair{Subject::kEngines, true},
+                                     {Subject::kEngines, false},
+                                     {Subject::kInstances, true}}) {
+    Plan plan = CrashPlan(subject, tcp);
     for (std::size_t victim = 0; victim <= plan.shape.nodes; ++victim) {
       std::uint64_t event = 1;
       for (;; event += step) {
@@ -149,14 +169,11 @@ Tally RunCrashPoints(std::uint64_t step) {
         if (!outcome.violations.empty()) {
           fmt::print("{}:\n", Describe(plan));
           PrintViolations(outcome);
-          fmt::print("  replay with mooncake_sim --crash-at {}{}:{}\n",
-                     tcp ? "tcp:" : "fake:", victim, event);
+          fmt::print("  replay with ./run sim --crash-at {}\n", CrashPlace(plan));
         }
         if (!outcome.crash_point_reached) break;
       }
-      fmt::print("{}, {}: {} events, each of them its last once\n", tcp ? "tcp" : "fake",
-                 victim < plan.shape.nodes ? fmt::format("node {}", victim) : "the directory",
-                 event - 1);
+      fmt::print("{}: each of {} events was the last one once\n", Describe(plan), event - 1);
       std::fflush(stdout);
     }
   }
@@ -164,21 +181,23 @@ Tally RunCrashPoints(std::uint64_t step) {
 }
 
 int RunCrashAt(const std::string& place) {
-  std::size_t victim = 0;
-  unsigned long event = 0;
-  const bool tcp = place.starts_with("tcp:");
-  const std::size_t colon = place.find(':');
-  if (colon == std::string::npos ||
-      std::sscanf(place.c_str() + colon, ":%zu:%lu", &victim, &event) != 2) {
-    fmt::print(stderr, "--crash-at: \"{}\" is not tcp:VICTIM:EVENT or fake:VICTIM:EVENT\n", place);
-    return 2;
+  for (const Subject subject : {Subject::kEngines, Subject::kInstances}) {
+    for (const bool tcp : {true, false}) {
+      Plan plan = CrashPlan(subject, tcp);
+      plan.crash_point = CrashPoint{};
+      const std::string prefix = CrashPlace(plan).substr(0, CrashPlace(plan).size() - 3);
+      if (!place.starts_with(prefix) ||
+          std::sscanf(place.c_str() + prefix.size(), "%zu:%lu", &plan.crash_point->victim,
+                      &plan.crash_point->event) != 2)
+        continue;
+      const SimOutcome outcome = RunPlan(plan, true);
+      for (const std::string& line : outcome.history) fmt::print("{}\n", line);
+      PrintViolations(outcome);
+      return outcome.violations.empty() ? 0 : 1;
+    }
   }
-  Plan plan = CrashPlan(tcp);
-  plan.crash_point = CrashPoint{victim, event};
-  const SimOutcome outcome = RunPlan(plan, true);
-  for (const std::string& line : outcome.history) fmt::print("{}\n", line);
-  PrintViolations(outcome);
-  return outcome.violations.empty() ? 0 : 1;
+  fmt::print(stderr, "--crash-at: \"{}\" is not engines|instances:tcp|fake:VICTIM:EVENT\n", place);
+  return 2;
 }
 
 int RunOne(std::uint64_t seed, bool verbose) {
@@ -196,7 +215,8 @@ int RunOne(std::uint64_t seed, bool verbose) {
 
 int main(int argc, char** argv) {
   CLI::App app{
-      "Runs simulated clusters of engines under drawn load and faults, and checks what they did.\n"
+      "Runs simulated clusters of engines, and of whole instances, under drawn load and faults, "
+      "and checks what they did.\n"
       "Examples: mooncake_sim --seeds 1000; mooncake_sim --seed 42 -v; mooncake_sim --seed 42 "
       "--shrink;\n"
       "mooncake_sim --crash-points\n"
@@ -223,8 +243,8 @@ int main(int argc, char** argv) {
   app.add_option("--crash-step", crash_step, "With --crash-points: only every Nth event.")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  const CLI::Option* const at =
-      app.add_option("--crash-at", crash_at, "One of them, with its history: tcp:VICTIM:EVENT.");
+  const CLI::Option* const at = app.add_option(
+      "--crash-at", crash_at, "One of them, with its history: engines:tcp:VICTIM:EVENT.");
   app.add_flag("-v,--verbose", verbose, "Prints the history; with --seed.");
   app.add_option("--log", log, "Log level of what runs inside: debug, info, warn, error, off.")
       ->capture_default_str();

@@ -54,6 +54,25 @@ void DrawEngine(Shape& shape, SimRandom& random) {
   shape.port.handshake_timeout = random.Skewed(Duration(500ms), Duration(5s));
 }
 
+void DrawInstances(Plan& plan, SimRandom& random) {
+  InstanceShape& instances = plan.instances;
+  for (std::size_t node = 0; node < plan.shape.nodes; ++node) {
+    constexpr std::array kRoles = {"prefill", "decode", "both"};
+    // The first two can do everything together, so that fewer nodes are still a cluster.
+    instances.roles.emplace_back(node < 2 ? kRoles[node] : kRoles[random.Below(kRoles.size())]);
+  }
+  instances.scale = std::array{0.0625, 0.25, 1.0}[random.Below(3)];
+  instances.page_tokens = random.Skewed(1, 32);
+  // Room for a few of the longest requests, or for many.
+  const std::uint64_t longest = 170 / instances.page_tokens + 2;
+  instances.kv_pages = longest + random.Skewed(0, 6 * longest);
+  instances.queue_max = random.Skewed(2, 64);
+  instances.running_max = random.Skewed(1, 16);
+  instances.request_timeout = random.Skewed(Duration(2s), Duration(20s));
+  instances.prefill_tokens_per_second = random.Chance(0.5) ? 0 : random.Skewed(100, 100'000);
+  instances.decode_tokens_per_second = random.Chance(0.6) ? 0 : random.Skewed(50, 10'000);
+}
+
 FaultKind DrawKind(SimRandom& random, bool p2p) {
   constexpr std::array kKinds = {
       FaultKind::kCut,     FaultKind::kCut,   FaultKind::kPartition, FaultKind::kPairPartition,
@@ -72,13 +91,20 @@ std::string_view ToString(FaultKind kind) noexcept {
 }
 
 Plan DrawPlan(std::uint64_t seed) {
+  constexpr double kInstances = 0.2;
+  SimRandom random(StreamSeed(seed, "subject", 0));
+  return DrawPlan(seed, random.Chance(kInstances) ? Subject::kInstances : Subject::kEngines);
+}
+
+Plan DrawPlan(std::uint64_t seed, Subject subject) {
   SimRandom random(StreamSeed(seed, "plan", 0));
   Plan plan;
   plan.seed = seed;
+  plan.subject = subject;
   Shape& shape = plan.shape;
   shape.nodes = shape.nodes_drawn = random.Between(std::uint64_t{2}, std::uint64_t{6});
   shape.share_hosts = random.Chance(0.3);
-  shape.p2p = random.Chance(0.4);
+  shape.p2p = random.Chance(0.4) && subject == Subject::kEngines;
   DrawTransports(shape, random);
   DrawNetwork(shape, random);
   DrawEngine(shape, random);
@@ -87,7 +113,8 @@ Plan DrawPlan(std::uint64_t seed) {
   const std::uint64_t actions = random.Between(std::uint64_t{20}, std::uint64_t{120});
   const std::uint64_t faults =
       random.Chance(0.2) ? 0 : random.Between(std::uint64_t{1}, std::uint64_t{12});
-  const Duration action_gap = random.Skewed(Duration(20us), Duration(100ms));
+  const Duration gap_min = subject == Subject::kEngines ? Duration(20us) : Duration(1ms);
+  const Duration action_gap = random.Skewed(gap_min, Duration(100ms));
   const Duration fault_gap = action_gap * static_cast<std::int64_t>(1 + actions / (1 + faults)) * 2;
   Duration at{};
   for (std::uint64_t i = 0; i < actions; ++i) {
@@ -99,12 +126,15 @@ Plan DrawPlan(std::uint64_t seed) {
     at += random.About(fault_gap);
     plan.faults.push_back({at, DrawKind(random, shape.p2p), StreamSeed(seed, "fault", i)});
   }
+  if (subject == Subject::kInstances) DrawInstances(plan, random);
   return plan;
 }
 
-Plan CrashPlan(bool tcp) {
+Plan CrashPlan(Subject subject, bool tcp) {
   Plan plan;
   plan.seed = 1;
+  plan.subject = subject;
+  if (subject == Subject::kInstances) plan.instances.roles = {"prefill", "decode"};
   Shape& shape = plan.shape;
   shape.tcp = tcp;
   shape.fake = !tcp;
@@ -126,7 +156,8 @@ Plan CrashPlan(bool tcp) {
 std::string Describe(const Plan& plan) {
   const Shape& shape = plan.shape;
   std::string text =
-      fmt::format("{} engines, {}{}{}, {}, {} actions, {} faults, latency {} us", shape.nodes,
+      fmt::format("{} {}, {}{}{}, {}, {} actions, {} faults, latency {} us", shape.nodes,
+                  plan.subject == Subject::kEngines ? "engines" : "instances",
                   shape.tcp ? "tcp" : "", shape.tcp && shape.fake ? "+" : "",
                   shape.fake ? "fake" : "", shape.p2p ? "P2PHANDSHAKE" : "mooncake://",
                   plan.actions.size(), plan.faults.size(), shape.link.latency.count() / 1000);

@@ -32,6 +32,24 @@ struct Shape {
   std::uint64_t clock_drift_ppm_max = 0;
 };
 
+enum class Subject : std::uint8_t {
+  kEngines,    ///< Engines, their memory and their batches.
+  kInstances,  ///< Prefill and decode instances with their clients.
+};
+
+/// What instances are beyond their engines. Small, so that they are full now and then.
+struct InstanceShape {
+  std::vector<std::string> roles;  ///< By node.
+  double scale = 0.25;
+  std::uint64_t page_tokens = 4;
+  std::uint64_t kv_pages = 64;
+  std::uint64_t queue_max = 16;
+  std::uint64_t running_max = 4;
+  Duration request_timeout = std::chrono::seconds(10);
+  std::uint64_t prefill_tokens_per_second = 0;
+  std::uint64_t decode_tokens_per_second = 0;
+};
+
 struct Action {
   Duration at{};           ///< Since the beginning.
   std::uint64_t seed = 0;  ///< What it does follows from this.
@@ -64,16 +82,20 @@ struct CrashPoint {
 
 struct Plan {
   std::uint64_t seed = 0;
+  Subject subject = Subject::kEngines;
   Shape shape;
+  InstanceShape instances;
   std::vector<Action> actions;
   std::vector<Fault> faults;
   std::optional<CrashPoint> crash_point;
 };
 
 [[nodiscard]] Plan DrawPlan(std::uint64_t seed);
+/// As DrawPlan() of a seed that draws this subject.
+[[nodiscard]] Plan DrawPlan(std::uint64_t seed, Subject subject);
 /// A short, calm run whose every event may be somebody's last. `tcp`: over sockets, else the fake
 /// transport.
-[[nodiscard]] Plan CrashPlan(bool tcp);
+[[nodiscard]] Plan CrashPlan(Subject subject, bool tcp);
 /// "4 engines, tcp+fake, P2PHANDSHAKE, 40 actions, 3 faults, …".
 [[nodiscard]] std::string Describe(const Plan& plan);
 
