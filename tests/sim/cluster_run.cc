@@ -59,7 +59,8 @@ void ClusterRun::Build() {
   SimHost* host = nullptr;
   for (std::size_t node = 0; node < shape_.nodes; ++node) {
     const bool moves = random.Chance(0.5);
-    if (host == nullptr || !shape_.share_hosts || moves) host = &sim_.AddHost();
+    const bool alone = !shape_.share_hosts || moves;
+    if (host == nullptr || (alone && !shape_.own_directory)) host = &sim_.AddHost();
     node_hosts_.push_back(host);
   }
   for (SimHost* a : AllHosts()) {
@@ -67,7 +68,7 @@ void ClusterRun::Build() {
       if (a != b) sim_.net().Link(*a, *b) = shape_.link;
     }
   }
-  if (!shape_.p2p) StartDirectory();
+  if (!shape_.p2p && !shape_.own_directory) StartDirectory();
   for (std::size_t node = 0; node < shape_.nodes; ++node) StartNode(node);
 }
 

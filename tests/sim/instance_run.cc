@@ -60,9 +60,10 @@ Options InstanceRun::OptionsOf(std::size_t node) const {
   set("role", instances.roles[node]);
   set("local_hostname", fmt::format("node-{}", node));
   set("port", std::to_string(kFirstPort + node));
-  set("metadata_server",
-      fmt::format("mooncake://{}:{}", ToString(directory_host_->addresses().front()),
-                  kDirectoryPort));
+  if (!shape_.own_directory)
+    set("metadata_server",
+        fmt::format("mooncake://{}:{}", ToString(directory_host_->addresses().front()),
+                    kDirectoryPort));
   set("directory_wait", "60s");
   set("model", "tiny");
   set("scale", fmt::format("{}", instances.scale));

@@ -54,6 +54,12 @@ struct Tally {
   }
 };
 
+// The real world has threads, and must be gone when a sweep makes processes.
+Instant RealNow() {
+  RealWorld real;
+  return real.world().clock.Now();
+}
+
 void PrintViolations(const SimOutcome& outcome) {
   for (const Violation& violation : outcome.violations)
     fmt::print("  ({}) {}\n", ToString(violation.rule), violation.text);
@@ -269,11 +275,9 @@ int main(int argc, char** argv) {
     PrintShrunk(seed);
     return 0;
   }
-  RealWorld real;  // for its clock: the processes of a sweep have none of its threads
-  Clock& clock = real.world().clock;
-  const Instant begin = clock.Now();
+  const Instant begin = RealNow();
   const Tally tally = points ? RunCrashPoints(crash_step) : Sweep(first, seeds, jobs, brief);
-  const double took = std::chrono::duration<double>(clock.Now() - begin).count();
+  const double took = std::chrono::duration<double>(RealNow() - begin).count();
   if (!points && !brief && tally.first_failed != UINT64_MAX) PrintShrunk(tally.first_failed);
   fmt::print(
       "{} runs, {} failed: {} events, {} batches ({} done), {} faults, {:.0f} simulated s in "

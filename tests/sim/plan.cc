@@ -73,13 +73,13 @@ void DrawInstances(Plan& plan, SimRandom& random) {
   instances.decode_tokens_per_second = random.Chance(0.6) ? 0 : random.Skewed(50, 10'000);
 }
 
-FaultKind DrawKind(SimRandom& random, bool p2p) {
+FaultKind DrawKind(SimRandom& random, bool no_server) {
   constexpr std::array kKinds = {
       FaultKind::kCut,     FaultKind::kCut,   FaultKind::kPartition, FaultKind::kPairPartition,
       FaultKind::kStall,   FaultKind::kCrash, FaultKind::kStop,      FaultKind::kDirectoryCrash,
       FaultKind::kWallStep};
   const FaultKind kind = kKinds[random.Below(kKinds.size())];
-  return p2p && kind == FaultKind::kDirectoryCrash ? FaultKind::kCrash : kind;
+  return no_server && kind == FaultKind::kDirectoryCrash ? FaultKind::kCrash : kind;
 }
 
 }  // namespace
@@ -105,6 +105,8 @@ Plan DrawPlan(std::uint64_t seed, Subject subject) {
   shape.nodes = shape.nodes_drawn = random.Between(std::uint64_t{2}, std::uint64_t{6});
   shape.share_hosts = random.Chance(0.3);
   shape.p2p = random.Chance(0.4) && subject == Subject::kEngines;
+  if (subject == Subject::kInstances)
+    shape.own_directory = SimRandom(StreamSeed(seed, "own directory", 0)).Chance(0.2);
   DrawTransports(shape, random);
   DrawNetwork(shape, random);
   DrawEngine(shape, random);
@@ -124,7 +126,8 @@ Plan DrawPlan(std::uint64_t seed, Subject subject) {
   at = {};
   for (std::uint64_t i = 0; i < faults; ++i) {
     at += random.About(fault_gap);
-    plan.faults.push_back({at, DrawKind(random, shape.p2p), StreamSeed(seed, "fault", i)});
+    plan.faults.push_back(
+        {at, DrawKind(random, shape.p2p || shape.own_directory), StreamSeed(seed, "fault", i)});
   }
   if (subject == Subject::kInstances) DrawInstances(plan, random);
   return plan;
@@ -155,12 +158,14 @@ Plan CrashPlan(Subject subject, bool tcp) {
 
 std::string Describe(const Plan& plan) {
   const Shape& shape = plan.shape;
-  std::string text =
-      fmt::format("{} {}, {}{}{}, {}, {} actions, {} faults, latency {} us", shape.nodes,
-                  plan.subject == Subject::kEngines ? "engines" : "instances",
-                  shape.tcp ? "tcp" : "", shape.tcp && shape.fake ? "+" : "",
-                  shape.fake ? "fake" : "", shape.p2p ? "P2PHANDSHAKE" : "mooncake://",
-                  plan.actions.size(), plan.faults.size(), shape.link.latency.count() / 1000);
+  std::string text = fmt::format(
+      "{} {}, {}{}{}, {}, {} actions, {} faults, latency {} us", shape.nodes,
+      plan.subject == Subject::kEngines ? "engines" : "instances", shape.tcp ? "tcp" : "",
+      shape.tcp && shape.fake ? "+" : "", shape.fake ? "fake" : "",
+      shape.p2p             ? "P2PHANDSHAKE"
+      : shape.own_directory ? "their host's directory"
+                            : "mooncake://",
+      plan.actions.size(), plan.faults.size(), shape.link.latency.count() / 1000);
   if (shape.link.loss > 0) text += ", loss";
   if (shape.link.jitter > Duration(0)) text += ", jitter";
   if (shape.streams.lag_max > Duration(0)) text += ", lag";

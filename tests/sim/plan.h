@@ -19,6 +19,7 @@ struct Shape {
   std::size_t nodes = 2;
   std::size_t nodes_drawn = 2;  ///< Actions choose among these; those of nodes left out do nothing.
   bool share_hosts = false;
+  bool own_directory = false;  ///< All on one host, which one of them carries the directory of.
   bool p2p = false;
   bool tcp = true;
   bool fake = false;
