@@ -1,6 +1,8 @@
-# ./run check: what takes longer than the tests: lint, sanitizers, simulation, fuzzing, a short soak, benchmarks with tiny inputs.
+# ./run check: what takes longer than the tests: lint, sanitizers, simulation, planted faults, fuzzing, a short soak, benchmarks with
+# tiny inputs.
 # MOONCAKE_FUZZ_SECONDS (default 30) is the time of each fuzzer.
 source scripts/lint.sh
+source scripts/sim.sh
 
 run_check() {
   set +e  # every step is counted; one that fails does not end the others
@@ -8,6 +10,8 @@ run_check() {
   count "lint" run_lint
   build_preset dev || { failed=$((failed + 1)); summary; return 1; }
   count "simulation, 500 seeds" build/bin/mooncake_sim --seeds 500
+  count "simulation, a crash at every event" build/bin/mooncake_sim --crash-points
+  count_mutants
   check_benchmarks
   count "soak, 3 minutes" quietly python3 tests/soak/soak.py --minutes 3
   local preset

@@ -232,8 +232,7 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
     const Result<bool> unused = co_await WaitUntilUnused(id, deadline);
     if (!unused) co_return Fail(unused.error());
     Status heard = co_await TellCallers(id, deadline);
-    if (!*unused)
-      co_return Fail(StillCopied(id));  // what is still copied stays mapped until Close()
+    if (!*unused) co_return Fail(StillCopied(id));  // what is still copied stays mapped
     const std::lock_guard lock(segments_mutex);
     segments.erase(id);
     co_return heard;
@@ -548,10 +547,6 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
         if (unused && !*unused) MC_LOG(warn, "{}", StillCopied(region.id).Text());
       }
     }
-    {
-      const std::lock_guard lock(segments_mutex);
-      segments.clear();
-    }
     port = nullptr;  // whose handlers hold `this`
   }
 
@@ -568,7 +563,9 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
   NotificationBox notifications;
   std::map<InstanceId, std::uint64_t> notify_sequences;
   std::mutex segments_mutex;
-  std::map<RegionId, std::unique_ptr<SharedSegment>> segments;  // guarded by segments_mutex
+  // Guarded by segments_mutex. Memory of the application's that Close() leaves alone: whoever
+  // computes in it does so until the engine is destroyed.
+  std::map<RegionId, std::unique_ptr<SharedSegment>> segments;
   std::atomic<bool> closed = false;
   std::size_t active = 0;  // batches being driven, and notifications
   Signal idle;

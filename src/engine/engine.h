@@ -98,7 +98,8 @@ class Engine {
   void AddTransport(std::unique_ptr<Transport> transport);
   /// Puts the engine's handlers on the port. On the control loop, before the port serves.
   void Start();
-  /// Ends every batch with kClosed, closes paths and connections. Not from a loop. Idempotent.
+  /// Ends every batch with kClosed, closes paths and connections. Allocated memory stays until the
+  /// engine is destroyed. Not from a loop. Idempotent.
   void Close();
   /// The same from the control loop, before the engine is destroyed there.
   [[nodiscard]] Task<void> CloseAsync();

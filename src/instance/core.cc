@@ -24,7 +24,12 @@ Task<void> InstanceCore::Pause(Instant until, const Abandon& abandon) {
   }
 }
 
-Task<Status> Turnstile::Enter() {
+Error InstanceCore::GivenUp(Instant deadline, std::string where) const {
+  const bool late = world.clock.Now() >= deadline;
+  return {late ? ErrorId::kDeadline : ErrorId::kCancelled, std::move(where)};
+}
+
+Task<Status> Turnstile::Enter(Instant deadline) {
   if (inside_ < inside_max_) {
     inside_ += 1;
     co_return Status{};
@@ -35,18 +40,21 @@ Task<Status> Turnstile::Enter() {
   }
   const auto turn = std::make_shared<OneShot<bool>>();
   waiting_.push_back(turn);
-  co_await turn->Get();  // whoever leaves hands over the place
-  co_return Status{};
+  // Whoever leaves hands over the place.
+  auto wait = WaitUntil(world_.clock, world_.control, turn, deadline);
+  if (co_await std::move(wait)) co_return Status{};
+  std::erase(waiting_, turn);
+  co_return Fail(ErrorId::kDeadline,
+                 fmt::format("it was not its turn yet, behind {} others", inside_));
 }
 
 void Turnstile::Leave() {
-  if (waiting_.empty()) {
-    inside_ -= 1;
-    return;
+  while (!waiting_.empty()) {
+    const auto next = waiting_.front();
+    waiting_.pop_front();
+    if (next->Set(true)) return;  // else its time has just come, and it goes by itself
   }
-  const auto next = waiting_.front();
-  waiting_.pop_front();
-  next->Set(true);
+  inside_ -= 1;
 }
 
 }  // namespace mooncake

@@ -70,6 +70,9 @@ struct InstanceCore {
   [[nodiscard]] const ScaledShape& shape() const noexcept { return model.shape(); }
   /// Returns at `until`, or soon after nobody wants the result any more.
   [[nodiscard]] Task<void> Pause(Instant until, const Abandon& abandon);
+  /// Why a request has ended that nobody wants any more. Calls are given up at their deadline too:
+  /// then that is the reason, and not that somebody asked for it.
+  [[nodiscard]] Error GivenUp(Instant deadline, std::string where) const;
   [[nodiscard]] std::size_t PagesFor(std::size_t tokens) const noexcept {
     return (tokens + shape().page_tokens - 1) / shape().page_tokens;
   }
@@ -79,15 +82,16 @@ struct InstanceCore {
 /// wait already.
 class Turnstile {
  public:
-  Turnstile(std::size_t inside_max, std::size_t total_max)
-      : inside_max_(inside_max), total_max_(total_max) {}
-  /// kQueueFull at once, or returns when it is the caller's turn; then Leave() once.
-  [[nodiscard]] Task<Status> Enter();
+  Turnstile(World& world, std::size_t inside_max, std::size_t total_max)
+      : world_(world), inside_max_(inside_max), total_max_(total_max) {}
+  /// kQueueFull at once, kDeadline, or returns when it is the caller's turn; then Leave() once.
+  [[nodiscard]] Task<Status> Enter(Instant deadline);
   void Leave();
   [[nodiscard]] std::size_t inside() const noexcept { return inside_; }
   [[nodiscard]] std::size_t waiting() const noexcept { return waiting_.size(); }
 
  private:
+  World& world_;
   std::size_t inside_max_;
   std::size_t total_max_;
   std::size_t inside_ = 0;

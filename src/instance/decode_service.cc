@@ -59,7 +59,7 @@ DecodeService::DecodeService(InstanceCore& core, Partners& partners, PrefillServ
     : core_(core),
       partners_(partners),
       prefill_(prefill),
-      turnstile_(core.limits.running_max, core.limits.queue_max),
+      turnstile_(core.world, core.limits.running_max, core.limits.queue_max),
       generated_tokens_(
           core.metrics.AddCounter("mooncake_decode_generated_tokens_total", "Tokens generated.")),
       received_bytes_(
@@ -165,7 +165,7 @@ Task<Result<Generation>> DecodeService::Generate(std::vector<Token> prompt,
                                std::uint64_t{core_.memory.pages()} * core_.shape().page_tokens));
   }
   queued_tokens_ += tokens;
-  const Status entered = co_await turnstile_.Enter();
+  const Status entered = co_await turnstile_.Enter(work.deadline);
   if (!entered) {
     queued_tokens_ -= tokens;
     co_return Fail(entered.error());
@@ -180,11 +180,11 @@ Task<Result<Generation>> DecodeService::GenerateInTurn(Work& work) {
   work.chains = core_.model.Chains(work.prompt);
   work.page_ends = PageEndChains(work.chains, core_.shape().page_tokens);
   for (;;) {
-    if (work.abandon->is_set()) co_return Fail(ErrorId::kCancelled, "before the prefill");
+    if (work.abandon->is_set()) co_return Fail(core_.GivenUp(work.deadline, "before the prefill"));
     const Status got = co_await GetPages(work);
     if (got) break;
     const bool late = After(core_.world.clock.Now(), kRetryPause) >= work.deadline;
-    if (work.abandon->is_set()) co_return Fail(ErrorId::kCancelled, "during the prefill");
+    if (work.abandon->is_set()) co_return Fail(core_.GivenUp(work.deadline, "during the prefill"));
     if (late || core_.closing || !IsWorthRetrying(got.error())) co_return Fail(got.error());
     retries_.Add();
     MC_LOG(debug, "prefill again: {}", got.error().Text());
@@ -304,7 +304,7 @@ Task<Status> DecodeService::Decode(Work& work) {
     std::function<void()> read = [&] { absorb(first, last); };
     co_await core_.decode_compute.Run(std::move(read));
     if (work.abandon->is_set())
-      co_return Fail(ErrorId::kCancelled, "while reading the prompt's cache");
+      co_return Fail(core_.GivenUp(work.deadline, "while reading the prompt's cache"));
   }
 
   const double rate = core_.limits.decode_tokens_per_second;
@@ -333,7 +333,7 @@ Task<Status> DecodeService::Decode(Work& work) {
       co_await core_.Pause(std::min(work.deadline, After(begin, paced)), *work.abandon);
     }
     if (work.abandon->is_set() || core_.closing)
-      co_return Fail(ErrorId::kCancelled, fmt::format("after {} tokens", made));
+      co_return Fail(core_.GivenUp(work.deadline, fmt::format("after {} tokens", made)));
     if (core_.world.clock.Now() >= work.deadline)
       co_return Fail(ErrorId::kDeadline,
                      fmt::format("{} of {} tokens were generated", made, work.tokens_max));

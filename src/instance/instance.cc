@@ -14,52 +14,10 @@
 namespace mooncake {
 namespace {
 
-struct ListenPlan {
-  std::string label;
-  Endpoint at;
-  bool chosen_address = false;  // a person wrote it: listen nowhere else
-};
-
-// Where to listen and how to be called, from local_hostname, host and port.
-Task<Result<ListenPlan>> PlanListening(World& world, const Options& options) {
-  ListenPlan plan;
-  plan.at.address = IpAddress::AnyV6();
-  std::string host;
-  if (const std::string& name = options.Text("local_hostname"); !name.empty()) {
-    plan.label = name;
-    if (const Result<HostPort> parts = ParseHostPort(name)) {
-      plan.at.port = parts->port;
-      // A bare word is a label; an address, or a name with a port, says where to listen.
-      if (parts->port != 0 || ParseIpAddress(parts->host)) host = parts->host;
-    } else {
-      co_return Fail(Within("local_hostname", parts.error()));
-    }
-  }
-  if (options.IsSet("host")) host = options.Text("host");
-  if (options.IsSet("port")) {
-    const std::uint64_t port = options.Count("port");
-    if (port > UINT16_MAX)
-      co_return Fail(ErrorId::kBadOptionValue,
-                     fmt::format("port = {}: it must be at most 65535", port));
-    plan.at.port = static_cast<std::uint16_t>(port);
-  }
-  if (!host.empty()) {
-    constexpr Duration kResolveTimeout = std::chrono::seconds(5);
-    auto resolve =
-        world.network.Resolve(world.control, host, After(world.clock.Now(), kResolveTimeout));
-    const Result<std::vector<IpAddress>> addresses = co_await std::move(resolve);
-    if (!addresses) co_return Fail(addresses.error());
-    plan.at.address = addresses->front();
-    plan.chosen_address = !plan.at.address.is_unspecified();
-  }
-  co_return plan;
-}
-
 // Every address at which others may reach this process: the one that was written, or all of the
 // host's. Loopback only where there is nothing else.
-std::vector<Endpoint> PublishedEndpoints(World& world, const ListenPlan& plan,
-                                         const Endpoint& bound) {
-  if (plan.chosen_address) return {bound};
+std::vector<Endpoint> PublishedEndpoints(World& world, bool chosen_address, const Endpoint& bound) {
+  if (chosen_address) return {bound};
   std::vector<Endpoint> endpoints;
   for (const IpAddress& address : world.network.LocalAddresses()) {
     if (!address.is_loopback() && !address.is_link_local())
@@ -116,12 +74,62 @@ struct Instance::Parts {
   std::unique_ptr<Coordinator> coordinator;
   Endpoint bound;
   Instant started;
+  std::shared_ptr<Listener> listener;  // until Begin()
+  Record record;
+  std::string model_name;
+  Instant directory_deadline = kNever;
   bool drained = false;
+  bool closed = false;
 
-  Status StartServices(const Options& options, const TransportFactory& add_transports,
-                       const ListenPlan& plan, std::shared_ptr<Listener> listener);
-  void AddRoutes(const std::string& model_name);
+  Status Build(const Options& options, const TransportFactory& add_transports,
+               const ListenPlan& plan);
+  Task<Status> Begin();
+  void AddRoutes();
+  [[nodiscard]] std::size_t busy() const {
+    return coordinator->running() + prefill->queue_length() + (decode ? decode->queue_length() : 0);
+  }
 };
+
+struct Instance::ListenPlan {
+  std::string label;
+  Endpoint at;
+  bool chosen_address = false;  // a person wrote it: listen nowhere else
+};
+
+// Where to listen and how to be called, from local_hostname, host and port.
+Task<Result<Instance::ListenPlan>> Instance::PlanListening(World& world, const Options& options) {
+  ListenPlan plan;
+  plan.at.address = IpAddress::AnyV6();
+  std::string host;
+  if (const std::string& name = options.Text("local_hostname"); !name.empty()) {
+    plan.label = name;
+    if (const Result<HostPort> parts = ParseHostPort(name)) {
+      plan.at.port = parts->port;
+      // A bare word is a label; an address, or a name with a port, says where to listen.
+      if (parts->port != 0 || ParseIpAddress(parts->host)) host = parts->host;
+    } else {
+      co_return Fail(Within("local_hostname", parts.error()));
+    }
+  }
+  if (options.IsSet("host")) host = options.Text("host");
+  if (options.IsSet("port")) {
+    const std::uint64_t port = options.Count("port");
+    if (port > UINT16_MAX)
+      co_return Fail(ErrorId::kBadOptionValue,
+                     fmt::format("port = {}: it must be at most 65535", port));
+    plan.at.port = static_cast<std::uint16_t>(port);
+  }
+  if (!host.empty()) {
+    constexpr Duration kResolveTimeout = std::chrono::seconds(5);
+    auto resolve =
+        world.network.Resolve(world.control, host, After(world.clock.Now(), kResolveTimeout));
+    const Result<std::vector<IpAddress>> addresses = co_await std::move(resolve);
+    if (!addresses) co_return Fail(addresses.error());
+    plan.at.address = addresses->front();
+    plan.chosen_address = !plan.at.address.is_unspecified();
+  }
+  co_return plan;
+}
 
 Instance::Instance(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
 
@@ -129,7 +137,7 @@ Endpoint Instance::endpoint() const { return parts_->bound; }
 bool Instance::encrypted() const { return parts_->credentials.tls != nullptr; }
 std::string Instance::label() const { return parts_->engine->identity().label; }
 
-void Instance::Parts::AddRoutes(const std::string& model_name) {
+void Instance::Parts::AddRoutes() {
   const auto status = [this] {
     return StatusJson(
         {*core, *directory, *coordinator, prefill.get(), decode.get(), copy, bound, started});
@@ -140,9 +148,8 @@ void Instance::Parts::AddRoutes(const std::string& model_name) {
   port->on_http = MakeHttpApi({*core, *coordinator, *partners, model_name, status});
 }
 
-Status Instance::Parts::StartServices(const Options& options,
-                                      const TransportFactory& add_transports,
-                                      const ListenPlan& plan, std::shared_ptr<Listener> listener) {
+Status Instance::Parts::Build(const Options& options, const TransportFactory& add_transports,
+                              const ListenPlan& plan) {
   MC_TRY(const ModelShape model, FindModel(options.Text("model")));
   MC_TRY(const ScaledShape shape, Scale(model, options.Number("scale"),
                                         static_cast<std::uint32_t>(options.Count("page_tokens"))));
@@ -180,35 +187,41 @@ Status Instance::Parts::StartServices(const Options& options,
   coordinator = std::make_unique<Coordinator>(*core, *partners, decode.get());
   carried = std::make_shared<DirectoryServer>(world);
 
-  Record record;
   record.identity = engine->identity();
   record.cluster = engine_options.cluster;
-  record.endpoints = PublishedEndpoints(world, plan, bound);
+  record.endpoints = PublishedEndpoints(world, plan.chosen_address, bound);
   record.attributes = {{"role", std::string(ToString(role))}, {"model", core->model_id}};
   record.registered = world.clock.WallNow();
   const Duration wait = options.Duration("directory_wait");
-  const Instant deadline = wait == Duration::zero() ? kNever : After(world.clock.Now(), wait);
-  const auto start = [](Parts& p, std::shared_ptr<Listener> l, Record r, std::string name,
-                        Role my_role, Instant limit) -> Task<Status> {
-    p.engine->Start();
-    if (CanPrefill(my_role)) p.prefill->AddTo(p.port->router);
-    if (p.decode) {
-      p.decode->AddTo(p.port->router);
-      p.decode->SetRecord(r);
-    }
-    p.carried->AddTo(p.port->router);
-    p.AddRoutes(name);
-    p.port->Serve(std::move(l));
-    auto publish = p.directory->Publish(std::move(r), limit);
-    co_return co_await std::move(publish);
-  };
-  return Await(world,
-               start(*this, std::move(listener), std::move(record), model.name, role, deadline));
+  directory_deadline = wait == Duration::zero() ? kNever : After(world.clock.Now(), wait);
+  model_name = model.name;
+  if (options.Text("protocol") == "rdma") {
+    MC_LOG(info,
+           "protocol rdma: this build has no RDMA transport; shm, ring, cma or tcp serves, "
+           "whichever is fastest");
+  }
+  return {};
 }
 
-Result<std::unique_ptr<Instance>> Instance::Open(World& world, const Options& options,
-                                                 const CopyEngine& copy,
-                                                 const TransportFactory& add_transports) {
+// Serves, and publishes itself.
+Task<Status> Instance::Parts::Begin() {
+  engine->Start();
+  if (CanPrefill(core->role)) prefill->AddTo(port->router);
+  if (decode) {
+    decode->AddTo(port->router);
+    decode->SetRecord(record);
+  }
+  carried->AddTo(port->router);
+  AddRoutes();
+  port->Serve(std::move(listener));
+  auto publish = directory->Publish(record, directory_deadline);
+  co_return co_await std::move(publish);
+}
+
+// What an instance is built around: its directory and its port.
+Result<std::unique_ptr<Instance>> Instance::Prepare(World& world, const Options& options,
+                                                    const ListenPlan& plan,
+                                                    const CopyEngine& copy) {
   auto parts = std::make_unique<Parts>(world, copy);
   parts->started = world.clock.Now();
   MC_TRY(parts->credentials, LoadCredentials(world.files, options));
@@ -216,71 +229,97 @@ Result<std::unique_ptr<Instance>> Instance::Open(World& world, const Options& op
          ReadDirectoryAccess(world.files, options, parts->credentials));
   MC_TRY(parts->directory,
          OpenDirectory(world, options.Text("metadata_server"), options.Text("cluster"), access));
-  const Result<ListenPlan> plan = Await(world, PlanListening(world, options));
-  if (!plan) return Fail(plan.error());
-  Result<std::unique_ptr<Listener>> listener = world.network.Listen(world.control, plan->at);
-  if (!listener && plan->at.address == IpAddress::AnyV6() &&
+  Result<std::unique_ptr<Listener>> listener = world.network.Listen(world.control, plan.at);
+  if (!listener && plan.at.address == IpAddress::AnyV6() &&
       listener.error().os_error == EAFNOSUPPORT) {
     listener = world.network.Listen(world.control,
-                                    {IpAddress::V4(0), plan->at.port});  // a host without IPv6
+                                    {IpAddress::V4(0), plan.at.port});  // a host without IPv6
   }
   if (!listener) return Fail(listener.error());
-  std::unique_ptr<Instance> instance(new Instance(std::move(parts)));
-  MC_TRY_STATUS(
-      instance->parts_->StartServices(options, add_transports, *plan, std::move(*listener)));
-  if (options.Text("protocol") == "rdma") {
-    MC_LOG(info,
-           "protocol rdma: this build has no RDMA transport; shm, ring, cma or tcp serves, "
-           "whichever is fastest");
-  }
+  parts->listener = std::move(*listener);
+  return std::unique_ptr<Instance>(new Instance(std::move(parts)));
+}
+
+Result<std::unique_ptr<Instance>> Instance::Open(World& world, const Options& options,
+                                                 const CopyEngine& copy,
+                                                 const TransportFactory& add_transports) {
+  const Result<ListenPlan> plan = Await(world, PlanListening(world, options));
+  if (!plan) return Fail(plan.error());
+  MC_TRY(std::unique_ptr<Instance> instance, Prepare(world, options, *plan, copy));
+  MC_TRY_STATUS(instance->parts_->Build(options, add_transports, *plan));
+  MC_TRY_STATUS(Await(world, instance->parts_->Begin()));
   return instance;
 }
 
-void Instance::Drain(Duration timeout) {
+Task<Result<std::unique_ptr<Instance>>> Instance::OpenAsync(
+    World& world, const Options& options, const CopyEngine& copy,
+    const TransportFactory& add_transports) {
+  auto planning = PlanListening(world, options);
+  const Result<ListenPlan> plan = co_await std::move(planning);
+  if (!plan) co_return Fail(plan.error());
+  MC_CO_TRY(std::unique_ptr<Instance> instance, Prepare(world, options, *plan, copy));
+  Status begun = instance->parts_->Build(options, add_transports, *plan);
+  if (begun) {
+    auto begin = instance->parts_->Begin();
+    begun = co_await std::move(begin);
+  }
+  if (begun) co_return instance;
+  auto close = instance->CloseAsync();
+  co_await std::move(close);
+  co_return Fail(begun.error());
+}
+
+Task<void> Instance::DrainAsync(Duration timeout) {
   Parts& p = *parts_;
-  if (!p.core || std::exchange(p.drained, true)) return;
-  const auto drain = [](Parts& parts, Instant deadline) -> Task<bool> {
-    parts.core->draining = true;
-    constexpr Duration kLeaveTimeout = std::chrono::seconds(2);
-    auto withdraw = parts.directory->Withdraw(
-        std::min(deadline, After(parts.world.clock.Now(), kLeaveTimeout)));
-    co_await std::move(withdraw);
-    const auto busy = [&parts] {
-      return parts.coordinator->running() + parts.prefill->queue_length() +
-             (parts.decode ? parts.decode->queue_length() : 0);
-    };
-    constexpr Duration kLook = std::chrono::milliseconds(20);
-    while (busy() > 0 && parts.world.clock.Now() < deadline)
-      co_await parts.world.clock.SleepFor(parts.world.control, kLook);
-    co_return busy() == 0;
-  };
-  const bool finished = Await(p.world, drain(p, After(p.world.clock.Now(), timeout)));
-  if (!finished)
+  if (!p.core || std::exchange(p.drained, true)) co_return;
+  const Instant deadline = After(p.world.clock.Now(), timeout);
+  p.core->draining = true;
+  constexpr Duration kLeaveTimeout = std::chrono::seconds(2);
+  auto withdraw =
+      p.directory->Withdraw(std::min(deadline, After(p.world.clock.Now(), kLeaveTimeout)));
+  co_await std::move(withdraw);
+  constexpr Duration kLook = std::chrono::milliseconds(20);
+  while (p.busy() > 0 && p.world.clock.Now() < deadline)
+    co_await p.world.clock.SleepFor(p.world.control, kLook);
+  if (p.busy() > 0)
     MC_LOG(warn, "requests were cut off: they did not end within {}", FormatDuration(timeout));
+}
+
+void Instance::Drain(Duration timeout) {
+  const auto drain = [](Instance& instance, Duration limit) -> Task<bool> {
+    auto draining = instance.DrainAsync(limit);
+    co_await std::move(draining);
+    co_return true;
+  };
+  Await(parts_->world, drain(*this, timeout));
+}
+
+Task<void> Instance::CloseAsync() {
+  Parts& p = *parts_;
+  if (std::exchange(p.closed, true)) co_return;
+  auto drain = DrainAsync(Duration::zero());
+  co_await std::move(drain);
+  if (p.core) p.core->closing = true;
+  if (p.port) p.port->Close(Error{ErrorId::kClosed, "the instance stops"});
+  if (p.engine) {
+    auto close = p.engine->CloseAsync();
+    co_await std::move(close);
+  }
+  if (!p.core) co_return;
+  co_await p.core->tasks.Empty();
+  p.core->prefill_compute.Stop();
+  p.core->decode_compute.Stop();
 }
 
 Instance::~Instance() {
   Parts& p = *parts_;
-  if (!p.port) return;
-  Drain(Duration::zero());
-  const auto close = [](Parts& parts) -> Task<bool> {
-    if (parts.core) parts.core->closing = true;
-    parts.port->Close(Error{ErrorId::kClosed, "the instance stops"});
+  if (p.closed) return;
+  const auto close = [](Instance& instance) -> Task<bool> {
+    auto closing = instance.CloseAsync();
+    co_await std::move(closing);
     co_return true;
   };
-  Await(p.world, close(p));
-  p.engine->Close();
-  if (p.core) {
-    const auto join = [](TaskGroup& tasks) -> Task<bool> {
-      co_await tasks.Empty();
-      co_return true;
-    };
-    Await(p.world, join(p.core->tasks));
-  }
-  if (p.core) {
-    p.core->prefill_compute.Stop();
-    p.core->decode_compute.Stop();
-  }
+  Await(p.world, close(*this));
 }
 
 }  // namespace mooncake

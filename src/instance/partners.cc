@@ -136,7 +136,8 @@ Task<Result<PeerPtr>> Partners::Choose(Role role, const std::vector<Chain>& page
   std::string reason;
   for (;;) {
     if (core_.closing) co_return Fail(ErrorId::kClosed, "the instance stops");
-    if (abandon->is_set()) co_return Fail(ErrorId::kCancelled, "while a partner was looked for");
+    if (abandon->is_set())
+      co_return Fail(core_.GivenUp(deadline, "while a partner was looked for"));
     // Who knows a partner does not wait for the directory.
     std::vector<Record> fitting = Fitting(role, avoid);
     if (fitting.empty()) {

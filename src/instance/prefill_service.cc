@@ -37,7 +37,7 @@ void FillPages(const InstanceCore& core, std::uint32_t layer, std::span<const Ch
 
 PrefillService::PrefillService(InstanceCore& core)
     : core_(core),
-      turnstile_(1, core.limits.queue_max),
+      turnstile_(core.world, 1, core.limits.queue_max),
       computed_tokens_(core.metrics.AddCounter("mooncake_prefill_computed_tokens_total",
                                                "Prompt tokens whose KV rows were computed.")),
       cached_tokens_(core.metrics.AddCounter("mooncake_prefill_cached_tokens_total",
@@ -126,7 +126,7 @@ Task<Result<PrefillOutcome>> PrefillService::Prefill(std::vector<Token> prompt,
                                                      AbandonPtr abandon) {
   const std::uint64_t tokens = prompt.size();
   queued_tokens_ += tokens;
-  const Status entered = co_await turnstile_.Enter();
+  const Status entered = co_await turnstile_.Enter(deadline);
   if (!entered) {
     queued_tokens_ -= tokens;
     co_return Fail(entered.error());
@@ -175,7 +175,7 @@ std::vector<Copy> PrefillService::CopiesOf(std::uint32_t first_layer, std::uint3
 Task<Result<PrefillOutcome>> PrefillService::PrefillInTurn(std::vector<Token> prompt,
                                                            PrefillTarget target, Instant deadline,
                                                            AbandonPtr abandon) {
-  if (abandon->is_set()) co_return Fail(ErrorId::kCancelled, "before its turn");
+  if (abandon->is_set()) co_return Fail(core_.GivenUp(deadline, "before its turn"));
   const ScaledShape& shape = core_.shape();
   const std::vector<Chain> chains = core_.model.Chains(prompt);
   const std::vector<Chain> page_ends = PageEndChains(chains, shape.page_tokens);
@@ -207,7 +207,7 @@ Task<Result<PrefillOutcome>> PrefillService::PrefillInTurn(std::vector<Token> pr
   for (std::uint32_t layer = 0; layer < shape.layers && status; layer += step) {
     const std::uint32_t end = std::min(shape.layers, layer + step);
     if (abandon->is_set() || core_.closing)
-      status = Fail(ErrorId::kCancelled, fmt::format("at layer {}", layer));
+      status = Fail(core_.GivenUp(deadline, fmt::format("at layer {}", layer)));
     if (status && core_.world.clock.Now() >= deadline)
       status = Fail(ErrorId::kDeadline, fmt::format("prefill at layer {}", layer));
     if (!status) break;
@@ -251,7 +251,7 @@ Task<Status> PrefillService::ComputeInPlace(const std::vector<Chain>& chains,
                                             const KvSequence& sequence, std::size_t first_token,
                                             Instant deadline, AbandonPtr abandon) {
   const ScaledShape& shape = core_.shape();
-  const Status entered = co_await turnstile_.Enter();
+  const Status entered = co_await turnstile_.Enter(deadline);
   if (!entered) co_return entered;
   const std::size_t missing = chains.size() - first_token;
   const Instant begin = core_.world.clock.Now();
@@ -263,7 +263,7 @@ Task<Status> PrefillService::ComputeInPlace(const std::vector<Chain>& chains,
   for (std::uint32_t layer = 0; layer < shape.layers && missing > 0; layer += step) {
     const std::uint32_t end = std::min(shape.layers, layer + step);
     if (abandon->is_set() || core_.closing)
-      status = Fail(ErrorId::kCancelled, fmt::format("at layer {}", layer));
+      status = Fail(core_.GivenUp(deadline, fmt::format("at layer {}", layer)));
     if (status && core_.world.clock.Now() >= deadline)
       status = Fail(ErrorId::kDeadline, fmt::format("prefill at layer {}", layer));
     if (!status) break;

@@ -86,15 +86,20 @@ struct SimNet::Pipe {
   bool lost = false;  // nothing that is sent arrives, for ever
   bool scheduled = false;
   Instant link_free{};
+  Duration lag{0};
   Duration retry = kRetransmitMin;
 };
 
 struct SimNet::Connection {
+  explicit Connection(std::uint64_t seed) : random(seed) {}
+  SimRandom random;
   std::array<End, 2> ends;
   std::array<Pipe, 2> pipes;  // pipes[i] is fed by ends[i]
 };
 
 struct SimNet::Dial {
+  explicit Dial(std::uint64_t seed) : random(seed) {}
+  SimRandom random;
   SimProcess* process = nullptr;
   Endpoint to;
   std::string local_name;
@@ -132,7 +137,8 @@ class SimStream final : public Stream {
     std::size_t wanted = pipe.received.size();
     if (wanted == 0)
       co_return Fail(end.broken.value_or(Error{ErrorId::kConnectionClosed, Name(end)}));
-    if (net_.Chance(net_.stream_options.odd_reads)) wanted = 1 + net_.random_.Below(wanted);
+    if (connection->random.Chance(net_.stream_options.odd_reads))
+      wanted = 1 + connection->random.Below(wanted);
     std::size_t count = 0;
     for (const MutableBytes part : into) {
       count += pipe.received.Take(part.first(std::min(part.size(), wanted - count)));
@@ -186,11 +192,12 @@ class SimStream final : public Stream {
  private:
   SimProcess& process() const { return *connection_->ends[end_].process; }
   Task<void> MaybePause(const SimNet::End& end) {
-    if (!net_.Chance(net_.stream_options.pauses)) co_return;
+    SimRandom& random = connection_->random;
+    if (!random.Chance(net_.stream_options.pauses)) co_return;
     constexpr std::uint64_t kPauseMax = 20'000;
     World& world = end.process->world();
-    co_await world.clock.SleepFor(
-        world.control, Duration(static_cast<std::int64_t>(net_.random_.Below(kPauseMax))));
+    co_await world.clock.SleepFor(world.control,
+                                  Duration(static_cast<std::int64_t>(random.Below(kPauseMax))));
   }
   static std::string Name(const SimNet::End& end) {
     return fmt::format("connection {} to {}", ToString(end.local), ToString(end.remote));
@@ -234,9 +241,17 @@ class SimListener final : public Listener {
 
 SimNet::~SimNet() = default;
 
-SimHost& SimNet::AddHost(std::string name, std::string boot_id, std::vector<IpAddress> addresses) {
-  hosts_.push_back(
-      std::make_unique<SimHost>(std::move(name), std::move(boot_id), std::move(addresses)));
+SimHost::SimHost(const SimLoop& loop, std::string name, std::vector<IpAddress> addresses,
+                 std::uint64_t seed)
+    : name_(std::move(name)),
+      boot_id_(fmt::format("boot-{:016x}", StreamSeed(seed, "boot", 0))),
+      addresses_(std::move(addresses)),
+      seed_(seed),
+      disk_(loop, StreamSeed(seed, "disk", 0)),
+      wall_offset_(std::chrono::seconds(StreamSeed(seed, "wall", 0) % 3600)) {}
+
+SimHost& SimNet::AddHost(std::string name, std::vector<IpAddress> addresses, std::uint64_t seed) {
+  hosts_.push_back(std::make_unique<SimHost>(loop_, std::move(name), std::move(addresses), seed));
   return *hosts_.back();
 }
 
@@ -244,10 +259,6 @@ SimLink& SimNet::Link(const SimHost& from, const SimHost& to) {
   const auto [found, made] = links_.try_emplace({&from, &to});
   if (made && &from == &to) found->second.latency = std::chrono::microseconds(10);
   return found->second;
-}
-
-bool SimNet::Chance(double share) {
-  return share > 0 && static_cast<double>(random_.Next() >> 11) * 0x1.0p-53 < share;
 }
 
 SimHost* SimNet::FindHost(const SimProcess& from, const IpAddress& address) {
@@ -316,7 +327,7 @@ Task<Result<std::unique_ptr<Stream>>> SimNet::Connect(SimProcess& process, Endpo
                                                       std::string local_name, Instant deadline) {
   const std::string name = local_name.empty() ? ToString(to) : "local name " + local_name;
   if (process.is_dead()) co_return Fail(ErrorId::kNetwork, name);
-  const auto dial = std::make_shared<Dial>();
+  const auto dial = std::make_shared<Dial>(process.world().random.Next());
   dial->process = &process;
   dial->to = to;
   dial->local_name = std::move(local_name);
@@ -343,11 +354,11 @@ void SimNet::Try(const std::shared_ptr<Dial>& dial) {
   };
   if (to == nullptr) return again();
   SimLink& way = Link(from, *to);
-  const Duration there = way.latency + Duration(static_cast<std::int64_t>(random_.Below(
-                                           static_cast<std::uint64_t>(way.jitter.count()) + 1)));
-  if (Chance(way.loss)) return again();
+  const Duration there = way.latency + dial->random.Between(Duration(0), way.jitter);
+  if (dial->random.Chance(way.loss)) return again();
   loop_.At(After(loop_.Now(), there), [this, dial, to, &from, again] {
-    if (to->silent_ || Link(from, *to).down || Link(*to, from).down || Chance(Link(*to, from).loss))
+    if (to->silent_ || Link(from, *to).down || Link(*to, from).down ||
+        dial->random.Chance(Link(*to, from).loss))
       return again();
     const Duration back = Link(*to, from).latency;
     std::shared_ptr<SimHost::Bound> bound;
@@ -370,7 +381,7 @@ void SimNet::Try(const std::shared_ptr<Dial>& dial) {
       return;
     }
     if (bound->backlog.size() >= bound->backlog_max) return again();
-    const auto connection = std::make_shared<Connection>();
+    const auto connection = std::make_shared<Connection>(dial->random.Next());
     End& client = connection->ends[0];
     End& server = connection->ends[1];
     client.process = dial->process;
@@ -403,17 +414,21 @@ void SimNet::Try(const std::shared_ptr<Dial>& dial) {
   });
 }
 
-Duration SimNet::Transit(SimLink& link, std::size_t bytes, Instant& link_free) {
+Duration SimNet::Transit(SimLink& link, std::size_t bytes, Connection& connection, Pipe& pipe) {
   const Instant now = loop_.Now();
-  link_free = After(std::max(now, link_free),
-                    Duration(static_cast<std::int64_t>(static_cast<double>(bytes) * 1e9 /
-                                                       link.bytes_per_second)));
-  Duration transit = link_free - now + link.latency;
-  if (link.jitter.count() > 0)
-    transit += Duration(static_cast<std::int64_t>(
-        random_.Below(static_cast<std::uint64_t>(link.jitter.count()) + 1)));
+  pipe.link_free = After(std::max(now, pipe.link_free),
+                         Duration(static_cast<std::int64_t>(static_cast<double>(bytes) * 1e9 /
+                                                            link.bytes_per_second)));
+  Duration transit = pipe.link_free - now + link.latency;
+  if (link.jitter.count() > 0) transit += connection.random.Between(Duration(0), link.jitter);
+  if (stream_options.lag_max.count() > 0) {
+    constexpr double kLagChanges = 0.1;
+    if (connection.random.Chance(kLagChanges))
+      pipe.lag = connection.random.Between(Duration(0), stream_options.lag_max);
+    transit += pipe.lag;
+  }
   Duration again = kRetransmitMin;
-  while (Chance(link.loss)) {
+  while (connection.random.Chance(link.loss)) {
     transit += again;
     again = std::min(again * 2, kRetransmitMax);
   }
@@ -427,7 +442,7 @@ void SimNet::Pump(const std::shared_ptr<Connection>& connection, int from) {
   if (sender.gone || sender.broken) return;
   SimLink& link = Link(*sender.host, *receiver.host);
   const auto push = [&](Pipe::Segment segment) {
-    segment.due = After(loop_.Now(), Transit(link, segment.bytes.size() + 64, pipe.link_free));
+    segment.due = After(loop_.Now(), Transit(link, segment.bytes.size() + 64, *connection, pipe));
     if (!pipe.under_way.empty()) segment.due = std::max(segment.due, pipe.under_way.back().due);
     pipe.under_way.push_back(std::move(segment));
   };
@@ -593,21 +608,21 @@ void SimNet::Reset(Connection& connection, int end) {
   mine.writable.Notify();
 }
 
-bool SimNet::CutOne(CutKind kind) {
+bool SimNet::CutOne(CutKind kind, Random& random) {
   std::erase_if(connections_, [](const auto& weak) {
     const auto connection = weak.lock();
     return !connection || connection->ends[0].closed || connection->ends[1].closed ||
            connection->ends[0].gone || connection->ends[1].gone;
   });
   if (connections_.empty()) return false;
-  const auto connection = connections_[random_.Below(connections_.size())].lock();
+  const auto connection = connections_[random.Below(connections_.size())].lock();
   if (kind == CutKind::kBothNotice) {
     Reset(*connection, 0);
     Reset(*connection, 1);
     return true;
   }
   connection->pipes[0].lost = connection->pipes[1].lost = true;
-  if (kind == CutKind::kOneNotices) Reset(*connection, static_cast<int>(random_.Below(2)));
+  if (kind == CutKind::kOneNotices) Reset(*connection, static_cast<int>(random.Below(2)));
   return true;
 }
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/world.h"
+#include "sim/sim_files.h"
 #include "sim/sim_loop.h"
 
 namespace mooncake {
@@ -34,25 +35,35 @@ struct SimStreamOptions {
   double odd_reads = 0;  ///< Share of the reads that return a part of what is there.
   double pauses = 0;     ///< Share of the reads and writes that return later than they could.
   std::size_t backlog_max = 128;
+  Duration lag_max{0};  ///< Each direction of a connection is late by up to this, now more and now
+                        ///< less: what is sent over another one later arrives earlier.
 };
 
 /// One machine: a kernel, addresses, ports.
 class SimHost {
  public:
-  SimHost(std::string name, std::string boot_id, std::vector<IpAddress> addresses)
-      : name_(std::move(name)), boot_id_(std::move(boot_id)), addresses_(std::move(addresses)) {}
+  SimHost(const SimLoop& loop, std::string name, std::vector<IpAddress> addresses,
+          std::uint64_t seed);
   [[nodiscard]] const std::string& name() const noexcept { return name_; }
   [[nodiscard]] const std::string& boot_id() const noexcept { return boot_id_; }
   [[nodiscard]] const std::vector<IpAddress>& addresses() const noexcept { return addresses_; }
+  [[nodiscard]] SimDisk& disk() noexcept { return disk_; }
+  [[nodiscard]] Duration wall_offset() const noexcept { return wall_offset_; }
+  [[nodiscard]] std::uint64_t seed() const noexcept { return seed_; }
 
  private:
   friend class SimNet;
   friend class SimListener;
+  friend class SimWorld;
   struct Bound;
   std::string name_;
   std::string boot_id_;
   std::vector<IpAddress> addresses_;
-  bool silent_ = false;  // without power: answers nothing
+  const std::uint64_t seed_;
+  SimDisk disk_;
+  Duration wall_offset_;         // of its wall clock
+  std::uint64_t processes_ = 0;  // started so far
+  bool silent_ = false;          // without power: answers nothing
   std::uint16_t next_port_ = 30000;
   std::vector<std::weak_ptr<Bound>> bound_;
 };
@@ -66,10 +77,10 @@ enum class CutKind : std::uint8_t {
 /// All hosts and what is between them. The loop's thread only.
 class SimNet {
  public:
-  SimNet(SimLoop& loop, Random& random) : loop_(loop), random_(random) {}
+  explicit SimNet(SimLoop& loop) : loop_(loop) {}
   ~SimNet();
 
-  SimHost& AddHost(std::string name, std::string boot_id, std::vector<IpAddress> addresses);
+  SimHost& AddHost(std::string name, std::vector<IpAddress> addresses, std::uint64_t seed);
   SimLink& Link(const SimHost& from, const SimHost& to);
   SimStreamOptions stream_options;
 
@@ -83,7 +94,7 @@ class SimNet {
 
   // ---- faults ----
   /// Cuts one of the connections between two processes, drawn. False: there is none.
-  bool CutOne(CutKind kind);
+  bool CutOne(CutKind kind, Random& random);
   /// The process's sockets go: its kernel closes them, or (silently) nobody does.
   void Abandon(SimProcess& process, bool silently);
   /// A host without power answers nothing, until it is switched on again; then it resets what it
@@ -108,11 +119,9 @@ class SimNet {
   void CloseEnd(const std::shared_ptr<Connection>& connection, int end);
   void SendReset(const std::shared_ptr<Connection>& connection, int from);
   void Reset(Connection& connection, int end);
-  Duration Transit(SimLink& link, std::size_t bytes, Instant& link_free);
-  bool Chance(double share);
+  Duration Transit(SimLink& link, std::size_t bytes, Connection& connection, Pipe& pipe);
 
   SimLoop& loop_;
-  Random& random_;
   std::vector<std::unique_ptr<SimHost>> hosts_;
   std::map<std::pair<const SimHost*, const SimHost*>, SimLink> links_;  // looked up, never iterated
   std::vector<std::weak_ptr<Connection>> connections_;                  // in order of their making

@@ -2,38 +2,9 @@
 
 #include <fmt/format.h>
 
-#include <bit>
+#include "sim/sim_files.h"
 
 namespace mooncake {
-
-SimRandom::SimRandom(std::uint64_t seed) {
-  for (std::uint64_t& word : state_) {  // SplitMix64, as its authors advise
-    seed += 0x9E3779B97F4A7C15ULL;
-    std::uint64_t mixed = seed;
-    mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9ULL;
-    mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EBULL;
-    word = mixed ^ (mixed >> 31);
-  }
-}
-
-std::uint64_t SimRandom::Next() {
-  const std::uint64_t result = std::rotl(state_[1] * 5, 7) * 9;
-  const std::uint64_t shifted = state_[1] << 17;
-  state_[2] ^= state_[0];
-  state_[3] ^= state_[1];
-  state_[1] ^= state_[2];
-  state_[0] ^= state_[3];
-  state_[2] ^= shifted;
-  state_[3] = std::rotl(state_[3], 45);
-  return result;
-}
-
-std::uint64_t SimRandom::Skewed(std::uint64_t low, std::uint64_t high) {
-  const auto span_bits = static_cast<std::uint64_t>(std::bit_width(high - low));
-  const std::uint64_t bits = Between(std::uint64_t{0}, span_bits);
-  const std::uint64_t offset = bits >= 64 ? Next() : Below(std::uint64_t{1} << bits);
-  return low + std::min(offset, high - low);
-}
 
 class SimTimer final : public Timer {
  public:
@@ -75,13 +46,12 @@ namespace {
 
 class SimClock final : public Clock {
  public:
-  SimClock(SimProcess& process, SimLoop& loop, Duration wall_offset)
-      : process_(process), loop_(loop), wall_offset_(wall_offset) {}
+  SimClock(SimProcess& process, SimLoop& loop) : process_(process), loop_(loop) {}
   Instant Now() override { return process_.ToLocal(loop_.Now()); }
   WallTime WallNow() override {
     constexpr std::chrono::sys_days kBegin = std::chrono::year(2026) / 1 / 1;
     return WallTime(kBegin) + std::chrono::duration_cast<WallTime::duration>(
-                                  loop_.Now().time_since_epoch() + wall_offset_);
+                                  loop_.Now().time_since_epoch() + process_.host().wall_offset());
   }
   std::unique_ptr<Timer> MakeTimer(const Executor&) override {
     return std::make_unique<SimTimer>(process_);
@@ -90,26 +60,6 @@ class SimClock final : public Clock {
  private:
   SimProcess& process_;
   SimLoop& loop_;
-  Duration wall_offset_;
-};
-
-class SimFiles final : public Files {
- public:
-  Result<std::string> Read(const std::string& path, std::uint64_t bytes_max) override {
-    const auto found = files_.find(path);
-    if (found == files_.end()) return Fail(ErrorId::kFileAccess, "cannot open " + path, ENOENT);
-    if (found->second.size() > bytes_max) {
-      return Fail(ErrorId::kFileAccess, fmt::format("{} is larger than {} bytes", path, bytes_max));
-    }
-    return found->second;
-  }
-  Status Write(const std::string& path, std::string_view content) override {
-    files_[path] = content;
-    return {};
-  }
-
- private:
-  std::map<std::string, std::string> files_;
 };
 
 class SimWorker final : public Worker {
@@ -207,11 +157,14 @@ class SimNetworkView final : public Network {
 }  // namespace
 
 struct SimProcess::Parts {
-  Parts(SimProcess& process, SimWorld& sim, HostIdentity identity, Duration wall_offset)
-      : clock(process, sim.loop(), wall_offset),
+  Parts(SimProcess& process, SimWorld& sim, HostIdentity identity, std::uint64_t seed)
+      : random(seed),
+        clock(process, sim.loop()),
         network(sim.net(), process, std::move(identity)),
-        threads(process.turn(), sim.random()),
-        world{clock, sim.random(), network, files, threads, process.executor_, process.executor_} {}
+        files(process.host().disk()),
+        threads(process.turn(), random),
+        world{clock, random, network, files, threads, process.executor_, process.executor_} {}
+  SimRandom random;
   SimClock clock;
   SimNetworkView network;
   SimFiles files;
@@ -219,13 +172,33 @@ struct SimProcess::Parts {
   World world;
 };
 
-SimProcess::SimProcess(SimWorld& sim, SimHost& host, HostIdentity identity, Duration clock_offset)
-    : sim_(sim),
-      host_(host),
-      turn_(sim.loop_),
-      executor_(SimExecutor(turn_)),
-      clock_offset_(clock_offset) {
-  parts_ = std::make_unique<Parts>(*this, sim, std::move(identity), clock_offset / 1000);
+SimProcess::SimProcess(SimWorld& sim, SimHost& host, HostIdentity identity, std::uint64_t seed)
+    : sim_(sim), host_(host), turn_(sim.loop_), executor_(SimExecutor(turn_)) {
+  SimRandom random(StreamSeed(seed, "clock", 0));
+  clock_offset_ = random.Between(Duration(0), Duration(std::chrono::hours(1000)));
+  clock_drift_ppm_ = static_cast<std::int64_t>(random.Below(2 * sim.clock_drift_ppm_max + 1)) -
+                     static_cast<std::int64_t>(sim.clock_drift_ppm_max);
+  parts_ = std::make_unique<Parts>(*this, sim, std::move(identity), seed);
+}
+
+constexpr std::int64_t kMillion = 1'000'000;
+
+Instant SimProcess::ToLocal(Instant when) const noexcept {
+  if (when == kNever) return when;
+  const std::int64_t elapsed = when.time_since_epoch().count();
+  return Instant(Duration(elapsed + elapsed / kMillion * clock_drift_ppm_ +
+                          elapsed % kMillion * clock_drift_ppm_ / kMillion) +
+                 clock_offset_);
+}
+
+Instant SimProcess::FromLocal(Instant when) const noexcept {
+  if (when == kNever) return when;
+  const std::int64_t shown = (when - clock_offset_).time_since_epoch().count();
+  const std::int64_t rate = kMillion + clock_drift_ppm_;
+  Instant found(Duration(shown / rate * kMillion + shown % rate * kMillion / rate));
+  while (ToLocal(found) < when) found += Duration(1);
+  while (ToLocal(found - Duration(1)) >= when) found -= Duration(1);
+  return found;
 }
 
 SimProcess::~SimProcess() = default;
@@ -236,14 +209,14 @@ SimProcess::Left SimProcess::left() const noexcept {
   return {turn_.outstanding(), streams_, listeners_, timers_};
 }
 
-SimWorld::SimWorld(std::uint64_t seed) : random_(seed), net_(loop_, random_) {}
+SimWorld::SimWorld(std::uint64_t seed) : seed_(seed), random_(seed), net_(loop_) {}
 
 SimWorld::~SimWorld() { loop_.Clear(); }
 
 SimHost& SimWorld::AddHost() {
   const auto number = static_cast<std::uint32_t>(++hosts_);
-  return net_.AddHost(fmt::format("host-{}", number), fmt::format("boot-{:016x}", random_.Next()),
-                      {IpAddress::V4(0x0A000000 + number)});
+  return net_.AddHost(fmt::format("host-{}", number), {IpAddress::V4(0x0A000000 + number)},
+                      StreamSeed(seed_, "host", number));
 }
 
 SimProcess& SimWorld::Start(SimHost& host) {
@@ -253,9 +226,9 @@ SimProcess& SimWorld::Start(SimHost& host) {
   identity.host_name = host.name();
   identity.process = static_cast<std::int64_t>(1000 + processes_.size());
   identity.process_namespace = "pid:[1]";
-  const Duration offset = random_.Between(Duration(0), Duration(std::chrono::hours(1000)));
+  const std::uint64_t seed = StreamSeed(host.seed(), "process", ++host.processes_);
   processes_.push_back(
-      std::unique_ptr<SimProcess>(new SimProcess(*this, host, std::move(identity), offset)));
+      std::unique_ptr<SimProcess>(new SimProcess(*this, host, std::move(identity), seed)));
   return *processes_.back();
 }
 
@@ -282,7 +255,10 @@ bool SimWorld::Run(SimProcess& process, Task<void> task, Instant limit) {
 
 void SimWorld::Crash(SimProcess& process, CrashKind kind) {
   if (process.dead_) return;
-  if (kind == CrashKind::kPowerLost) net_.SetSilent(process.host_, true);
+  if (kind == CrashKind::kPowerLost) {
+    net_.SetSilent(process.host_, true);
+    process.host_.disk().LosePower();
+  }
   for (const auto& each : processes_) {
     const bool falls =
         each.get() == &process || (kind == CrashKind::kPowerLost && &each->host_ == &process.host_);

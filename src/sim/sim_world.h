@@ -12,35 +12,9 @@
 #include "base/world.h"
 #include "sim/sim_loop.h"
 #include "sim/sim_network.h"
+#include "sim/sim_random.h"
 
 namespace mooncake {
-
-/// xoshiro256**: fast, and the same everywhere.
-class SimRandom final : public Random {
- public:
-  explicit SimRandom(std::uint64_t seed);
-  std::uint64_t Next() override;
-  /// Uniform in [low, high].
-  [[nodiscard]] std::uint64_t Between(std::uint64_t low, std::uint64_t high) {
-    return low + Below(high - low + 1);
-  }
-  [[nodiscard]] Duration Between(Duration low, Duration high) {
-    return Duration(static_cast<std::int64_t>(Between(static_cast<std::uint64_t>(low.count()),
-                                                      static_cast<std::uint64_t>(high.count()))));
-  }
-  /// Small values as likely as large ones: the number of digits is what is drawn.
-  [[nodiscard]] std::uint64_t Skewed(std::uint64_t low, std::uint64_t high);
-  [[nodiscard]] Duration Skewed(Duration low, Duration high) {
-    return Duration(static_cast<std::int64_t>(
-        Skewed(static_cast<std::uint64_t>(low.count()), static_cast<std::uint64_t>(high.count()))));
-  }
-  [[nodiscard]] bool Chance(double share) {
-    return static_cast<double>(Next() >> 11) * 0x1.0p-53 < share;
-  }
-
- private:
-  std::array<std::uint64_t, 4> state_{};
-};
 
 enum class CrashKind : std::uint8_t {
   kKilled,     ///< Its kernel lives and closes its connections.
@@ -62,12 +36,9 @@ class SimProcess {
   [[nodiscard]] SimTurn& turn() noexcept { return turn_; }
   [[nodiscard]] bool is_dead() const noexcept { return dead_; }
   /// What its clock shows at simulated instant `when`, and the reverse.
-  [[nodiscard]] Instant ToLocal(Instant when) const noexcept {
-    return when == kNever ? when : when + clock_offset_;
-  }
-  [[nodiscard]] Instant FromLocal(Instant when) const noexcept {
-    return when == kNever ? when : when - clock_offset_;
-  }
+  [[nodiscard]] Instant ToLocal(Instant when) const noexcept;
+  /// The first instant at which its clock shows `when`.
+  [[nodiscard]] Instant FromLocal(Instant when) const noexcept;
 
   /// What it has not given back. After an orderly end of everything in it: nothing.
   struct Left {
@@ -88,12 +59,13 @@ class SimProcess {
   friend class SimListener;
   friend class SimTimer;
   struct Parts;
-  SimProcess(SimWorld& world, SimHost& host, HostIdentity identity, Duration clock_offset);
+  SimProcess(SimWorld& world, SimHost& host, HostIdentity identity, std::uint64_t seed);
   SimWorld& sim_;
   SimHost& host_;
   SimTurn turn_;
   Executor executor_;
-  Duration clock_offset_;
+  Duration clock_offset_{};
+  std::int64_t clock_drift_ppm_ = 0;
   bool dead_ = false;
   std::size_t streams_ = 0;
   std::size_t listeners_ = 0;
@@ -108,7 +80,8 @@ class SimWorld {
   SimWorld(const SimWorld&) = delete;
   SimWorld& operator=(const SimWorld&) = delete;
 
-  /// The chance of faults and of the network, and for whoever draws what happens in the simulation.
+  /// For whoever draws what happens in the simulation. Processes, hosts and connections have
+  /// streams of their own.
   [[nodiscard]] SimRandom& random() noexcept { return random_; }
   [[nodiscard]] SimLoop& loop() noexcept { return loop_; }
   [[nodiscard]] SimNet& net() noexcept { return net_; }
@@ -116,7 +89,10 @@ class SimWorld {
 
   /// "host-3" with the addresses 10.0.0.3 and 127.0.0.1.
   SimHost& AddHost();
-  /// A new process on `host`, with clocks of its own. A host without power is switched on.
+  /// Clocks of processes that are started from now on go fast or slow by up to this many parts per
+  /// million.
+  std::uint64_t clock_drift_ppm_max = 0;
+  /// A new process on `host`, with a steady clock of its own. A host without power is switched on.
   SimProcess& Start(SimHost& host);
 
   /// Runs what happens until `until`; what lies at that instant too.
@@ -132,11 +108,14 @@ class SimWorld {
   /// Lets the coroutines of a dead process run again, cut off from everybody, so that its owner can
   /// take it down and look whether anything is left.
   void Exhume(SimProcess& process);
+  /// Somebody sets the host's clock: wall time steps forward or back, for all processes there.
+  void StepWallClock(SimHost& host, Duration by) { host.wall_offset_ += by; }
   /// Stops the process for a while, as SIGSTOP does: its kernel goes on, its peers wait.
   void Stall(SimProcess& process, Duration duration);
 
  private:
   friend class SimProcess;
+  const std::uint64_t seed_;
   SimRandom random_;
   SimLoop loop_;
   SimNet net_;

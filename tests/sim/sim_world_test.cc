@@ -180,7 +180,7 @@ TEST_F(SimWorlds, CutsAreSeenByBothByOneOrByNobody) {
     Spawn(a_.world().control, ReadAll(client, 1, unused_a, at_a));
     Spawn(b_.world().control, ReadAll(server, 1, unused_b, at_b));
     sim_.RunFor(1s);
-    ASSERT_TRUE(sim_.net().CutOne(kind));
+    ASSERT_TRUE(sim_.net().CutOne(kind, sim_.random()));
     sim_.RunFor(10s);
     EXPECT_EQ(static_cast<int>(at_a.has_value()) + static_cast<int>(at_b.has_value()), ends);
     sim_.RunFor(kDeadPathMax);
@@ -265,6 +265,114 @@ TEST_F(SimWorlds, CoroutinesAndStreamsAreCounted) {
   sim_.RunFor(1s);
   EXPECT_TRUE(end);
   EXPECT_EQ(a_.left().coroutines, 0U);
+}
+
+TEST_F(SimWorlds, ClocksGoAtRatesOfTheirOwnAndTimersFollowTheirClock) {
+  SimWorld sim(3);
+  sim.clock_drift_ppm_max = 5000;
+  SimHost& host = sim.AddHost();
+  std::int64_t slowest = 0;
+  std::int64_t fastest = 0;
+  for (int i = 0; i < 8; ++i) {
+    SimProcess& process = sim.Start(host);
+    World& world = process.world();
+    const Instant begin = world.clock.Now();
+    const Instant before = sim.Now();
+    const std::unique_ptr<Timer> timer = world.clock.MakeTimer(world.control);
+    std::optional<Instant> rang;
+    timer->At(begin + 100s, [&rang, &world] { rang = world.clock.Now(); });
+    ASSERT_TRUE(sim.RunUntil([&rang] { return rang.has_value(); }, sim.Now() + 110s));
+    EXPECT_GE(*rang, begin + 100s);
+    EXPECT_LT(*rang, begin + 100s + 2ns);
+    const std::int64_t off = (sim.Now() - before - 100s).count();
+    EXPECT_LE(std::abs(off), 510'000'000);
+    slowest = std::max(slowest, off);
+    fastest = std::min(fastest, off);
+  }
+  EXPECT_GT(slowest, 50'000'000);
+  EXPECT_LT(fastest, -50'000'000);
+}
+
+TEST_F(SimWorlds, AStepOfTheWallClockIsSeenByTheWholeHostAndMovesNoTimer) {
+  SimProcess& neighbour = sim_.Start(host_a_);
+  const WallTime before = a_.world().clock.WallNow();
+  EXPECT_EQ(neighbour.world().clock.WallNow(), before);
+  const WallTime elsewhere = b_.world().clock.WallNow();
+  const Instant steady = a_.world().clock.Now();
+  sim_.StepWallClock(host_a_, -3h);
+  EXPECT_EQ(a_.world().clock.WallNow(), before - 3h);
+  EXPECT_EQ(neighbour.world().clock.WallNow(), before - 3h);
+  EXPECT_EQ(b_.world().clock.WallNow(), elsewhere);
+  EXPECT_EQ(a_.world().clock.Now(), steady);
+}
+
+TEST_F(SimWorlds, ALossOfPowerTearsWhatWasNotOnTheDiskYet) {
+  int old = 0;
+  int torn = 0;
+  int whole = 0;
+  for (int i = 0; i < 60; ++i) {
+    SimWorld sim(static_cast<std::uint64_t>(100 + i));
+    SimHost& host = sim.AddHost();
+    SimProcess& first = sim.Start(host);
+    ASSERT_TRUE(Succeeds(first.world().files.Write("/state", "settled")));
+    sim.RunFor(1min);
+    ASSERT_TRUE(Succeeds(first.world().files.Write("/state", "replaced")));
+    EXPECT_EQ(*first.world().files.Read("/state", 100), "replaced");
+    sim.Crash(first, CrashKind::kPowerLost);
+    SimProcess& second = sim.Start(host);
+    const std::string content = *second.world().files.Read("/state", 100);
+    if (content == "settled") {
+      ++old;
+    } else if (content == "replaced") {
+      ++whole;
+    } else {
+      EXPECT_TRUE(std::string("replaced").starts_with(content)) << content;
+      ++torn;
+    }
+    sim.Exhume(first);
+  }
+  EXPECT_GT(old, 5);
+  EXPECT_GT(torn, 5);
+  EXPECT_GT(whole, 5);
+}
+
+TEST_F(SimWorlds, AKilledProcessLeavesItsFilesWhole) {
+  ASSERT_TRUE(Succeeds(a_.world().files.Write("/state", "written")));
+  sim_.Crash(a_, CrashKind::kKilled);
+  EXPECT_EQ(*sim_.Start(host_a_).world().files.Read("/state", 100), "written");
+  sim_.Exhume(a_);
+}
+
+TEST_F(SimWorlds, AStreamOfChanceIsItsOwn) {
+  EXPECT_EQ(StreamSeed(1, "process", 2), StreamSeed(1, "process", 2));
+  EXPECT_NE(StreamSeed(1, "process", 2), StreamSeed(1, "process", 3));
+  EXPECT_NE(StreamSeed(1, "process", 2), StreamSeed(1, "action", 2));
+  EXPECT_NE(StreamSeed(1, "process", 2), StreamSeed(2, "process", 2));
+}
+
+TEST_F(SimWorlds, ConnectionsOvertakeEachOther) {
+  sim_.net().stream_options.lag_max = 10ms;
+  const auto one = Connect();
+  const auto two = Connect();
+  int overtaken = 0;
+  for (int i = 0; i < 50; ++i) {
+    std::optional<Status> sent_one;
+    std::optional<Status> sent_two;
+    std::optional<Status> got_one;
+    std::optional<Status> got_two;
+    std::vector<std::byte> into_one;
+    std::vector<std::byte> into_two;
+    Spawn(b_.world().control, ReadAll(one.second, 10, into_one, got_one));
+    Spawn(b_.world().control, ReadAll(two.second, 10, into_two, got_two));
+    Spawn(a_.world().control, WriteAll(one.first, Drawn(10), sent_one));
+    Spawn(a_.world().control, WriteAll(two.first, Drawn(10), sent_two));
+    ASSERT_TRUE(sim_.RunUntil([&] { return got_one || got_two; }, sim_.Now() + 1s));
+    if (!got_one) ++overtaken;
+    ASSERT_TRUE(
+        sim_.RunUntil([&] { return got_one && got_two && sent_one && sent_two; }, sim_.Now() + 1s));
+  }
+  EXPECT_GT(overtaken, 2);
+  EXPECT_LT(overtaken, 48);
 }
 
 }  // namespace
