@@ -1,5 +1,3 @@
-#include "engine_sim.h"
-
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -10,6 +8,7 @@
 #include <set>
 
 #include "base/log.h"
+#include "run_plan.h"
 #include "shrink.h"
 
 namespace mooncake {

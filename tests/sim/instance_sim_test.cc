@@ -7,8 +7,8 @@
 #include "base/log.h"
 #include "base/test_support.h"
 #include "directory/p2p/p2p_directory.h"
-#include "engine_sim.h"
 #include "instance/core.h"
+#include "run_plan.h"
 #include "sim/sim_world.h"
 
 namespace mooncake {

@@ -13,7 +13,7 @@
 
 #include "base/log.h"
 #include "base/real_world.h"
-#include "engine_sim.h"
+#include "run_plan.h"
 #include "shrink.h"
 
 namespace {

@@ -1,5 +1,6 @@
+#include "run_plan.h"
+
 #include "engine_run.h"
-#include "engine_sim.h"
 #include "instance_run.h"
 
 namespace mooncake {

@@ -4,7 +4,7 @@
 
 #include <functional>
 
-#include "engine_sim.h"
+#include "run_plan.h"
 
 namespace mooncake {
 
