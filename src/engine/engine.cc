@@ -624,8 +624,7 @@ Result<RegionInfo> Engine::Allocate(const std::string& name, std::uint64_t lengt
   // The pin keeps Unregister() from freeing what is being populated.
   const Result<PinnedRange> pin = impl_->regions->Pin(info.id, info.key, Access::kRead);
   if (pin) {
-    impl_->background->Add(
-        [borrowed, pin = *pin] { borrowed->Populate(); });
+    impl_->background->Add([borrowed, pin = *pin] { borrowed->Populate(); });
   }
   return info;
 }
