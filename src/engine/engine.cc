@@ -199,15 +199,23 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
     const auto self = shared_from_this();
     pb::EndTransfersRequest body;
     if (!Parse(request.body, body)) co_return Fail(ErrorId::kBadFrame, "EndTransfersRequest");
+    auto end = EndTransfersOf(caller, body.transport());
+    co_await std::move(end);
+    co_return MakeReply(pb::Empty());
+  }
+
+  // Over one transport, or over all whose bytes land late.
+  Task<void> EndTransfersOf(InstanceId peer, std::optional<std::string> over) {
+    const auto self = shared_from_this();
     const auto ended = std::make_shared<OneShot<bool>>();
-    Post(world.data, [self, caller, name = body.transport(), ended] {
+    Post(world.data, [self, peer, over = std::move(over), ended] {
       for (const auto& transport : self->transports) {
-        if (transport->name() == name) transport->EndTransfersOf(caller);
+        if (over ? transport->name() == *over : transport->lands_late())
+          transport->EndTransfersOf(peer);
       }
       Post(self->world.control, [ended] { ended->Set(true); });
     });
     co_await ended->Get();
-    co_return MakeReply(pb::Empty());
   }
 
   // ---- memory ----
@@ -631,6 +639,12 @@ Result<RegionInfo> Engine::Allocate(const std::string& name, std::uint64_t lengt
 
 Status Engine::Unregister(RegionId id) {
   return RunAndWait<Status>(impl_->world.control, UnregisterAsync(id));
+}
+
+Task<void> Engine::EndTransfersOf(InstanceId peer) {
+  const auto impl = impl_;
+  auto end = impl->EndTransfersOf(peer, std::nullopt);
+  co_await std::move(end);
 }
 
 Task<Status> Engine::UnregisterAsync(RegionId id) {

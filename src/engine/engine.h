@@ -122,6 +122,10 @@ class Engine {
   [[nodiscard]] Status Unregister(RegionId id);
   /// The same from the control loop.
   [[nodiscard]] Task<Status> UnregisterAsync(RegionId id);
+  /// Nothing that `peer` has sent so far lands in this process's memory after the return, unless it
+  /// maps that memory: what is on its way is dropped, and its batches in flight are sent again. On
+  /// the control loop.
+  [[nodiscard]] Task<void> EndTransfersOf(InstanceId peer);
 
   // ---- peers ----
   /// By label or by id, over a connection that exists or a new one; one hand-shake per peer at a

@@ -227,6 +227,11 @@ Task<Status> DecodeService::GetPages(Work& work) {
   work.avoid.insert(id);
   if (remote.error().code() != Errc::kTryAgain) partners_.Suspect(id);
   if (HasAnswered(remote.error())) {
+    // What it had sent before may still be on its way, unless it never began.
+    if (remote.error().code() != Errc::kTryAgain) {
+      auto end = core_.engine.EndTransfersOf(id);
+      co_await std::move(end);
+    }
     work.sequence.Clear();
   } else {
     // It may still be writing: nobody else gets these pages until it cannot any more.
@@ -267,7 +272,8 @@ Task<Status> DecodeService::Remote(Work& work, PeerPtr peer) {
 }
 
 // Keeps pages out of use until the peer is known to be dead, or its own deadline for the request
-// has passed.
+// has passed: then it sends nothing any more, and what it had sent is dropped. A network may have
+// held that up for longer, and the kernel of a dead process still sends it.
 Task<void> DecodeService::Quarantine(PeerPtr peer, KvSequence pages, Instant until) {
   const TaskGroup::Pass pass(core_.tasks);
   constexpr Duration kSlack = std::chrono::seconds(1);
@@ -280,6 +286,8 @@ Task<void> DecodeService::Quarantine(PeerPtr peer, KvSequence pages, Instant unt
     if (!reply && reply.error().id == ErrorId::kPeerGone) break;
     co_await core_.world.clock.SleepFor(core_.world.control, kLook);
   }
+  auto end_transfers = core_.engine.EndTransfersOf(peer->identity().id);
+  co_await std::move(end_transfers);
   pages.Clear();
 }
 
