@@ -17,7 +17,7 @@ class FuzzChoices {
     std::uint64_t value = 0;
     const std::size_t wanted = bound <= 1 ? 0 : bound <= 0x100 ? 1 : bound <= 0x10000 ? 2 : 8;
     const std::size_t taken = std::min(wanted, left_.size());
-    std::memcpy(&value, left_.data(), taken);
+    if (taken > 0) std::memcpy(&value, left_.data(), taken);
     left_ = left_.subspan(taken);
     return value % bound;
   }

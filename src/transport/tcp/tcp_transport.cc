@@ -44,7 +44,12 @@ class TcpDialer : public std::enable_shared_from_this<TcpDialer> {
                      TcpCallerLane* lane) {
     const auto self = shared_from_this();
     for (Duration delay = kRedialDelayMin;; delay = std::min(2 * delay, kRedialDelayMax)) {
-      co_await world_.clock.SleepFor(world_.control, delay);
+      const auto woken = std::make_shared<OneShot<bool>>();
+      pausing_.push_back(woken);
+      auto pause =
+          WaitUntil(world_.clock, world_.control, woken, After(world_.clock.Now(), delay));
+      static_cast<void>(co_await std::move(pause));
+      std::erase(pausing_, woken);
       if (const auto path = weak.lock(); closed_ || !path || path->is_closed()) co_return;
       auto dial = DialLane(peer, After(world_.clock.Now(), kRedialTimeout));
       const Result<std::shared_ptr<Stream>> stream = co_await std::move(dial);
@@ -59,11 +64,18 @@ class TcpDialer : public std::enable_shared_from_this<TcpDialer> {
     }
   }
 
-  void Close() noexcept { closed_ = true; }
+  /// Whoever pauses is woken: a loop that stops frees nobody who waits for its clock.
+  void Close() noexcept {
+    closed_ = true;
+    Post(world_.control, [self = shared_from_this()] {
+      for (const auto& woken : self->pausing_) woken->Set(true);
+    });
+  }
 
  private:
   World& world_;
   std::function<Introduction()> introduce_;
+  std::vector<std::shared_ptr<OneShot<bool>>> pausing_;
   std::atomic<bool> closed_ = false;
 };
 
