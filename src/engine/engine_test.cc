@@ -114,7 +114,8 @@ TEST(EngineMemory, IsGivenBackSoonThoughNobodyHasPopulatedItYet) {
   const Instant begin = real.world().clock.Now();
   EXPECT_TRUE(Succeeds(node.engine().Unregister(region->id)));
   node.Stop();
-  EXPECT_LT(real.world().clock.Now() - begin, 3s);
+  // Typically tenths of a second; as long as it takes to populate all of it would be minutes.
+  EXPECT_LT(real.world().clock.Now() - begin, 20s);
 }
 
 // The contract of every way to move bytes, over each transport alone and over all of them together:
