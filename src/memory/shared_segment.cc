@@ -81,8 +81,8 @@ Result<UniqueFd> SharedSegment::Duplicate(bool writable) const {
 }
 
 void SharedSegment::Populate() const noexcept {
-  // A tenth of a millisecond: on a busy machine this thread gets a hundredth of a processor, and somebody
-  // may wait for the end of a chunk.
+  // A tenth of a millisecond: on a busy machine this thread gets a hundredth of a processor, and
+  // somebody may wait for the end of a chunk.
   constexpr std::uint64_t kChunkBytes = 64 << 10;
   for (std::uint64_t offset = 0; offset < bytes_.size(); offset += kChunkBytes) {
     if (stop_populating_.load(std::memory_order_relaxed)) return;

@@ -46,8 +46,7 @@ class TcpDialer : public std::enable_shared_from_this<TcpDialer> {
     for (Duration delay = kRedialDelayMin;; delay = std::min(2 * delay, kRedialDelayMax)) {
       const auto woken = std::make_shared<OneShot<bool>>();
       pausing_.push_back(woken);
-      auto pause =
-          WaitUntil(world_.clock, world_.control, woken, After(world_.clock.Now(), delay));
+      auto pause = WaitUntil(world_.clock, world_.control, woken, After(world_.clock.Now(), delay));
       static_cast<void>(co_await std::move(pause));
       std::erase(pausing_, woken);
       if (const auto path = weak.lock(); closed_ || !path || path->is_closed()) co_return;
