@@ -12,6 +12,7 @@
 #include "transport/cma/cma_transport.h"
 #include "transport/fake/fake_transport.h"
 #include "transport/shm/shm_transport.h"
+#include "transport/tcp/tcp_frames.h"
 #include "transport/tcp/tcp_transport.h"
 
 namespace mooncake {
@@ -116,6 +117,51 @@ TEST(EngineMemory, IsGivenBackSoonThoughNobodyHasPopulatedItYet) {
   node.Stop();
   // Typically tenths of a second; as long as it takes to populate all of it would be minutes.
   EXPECT_LT(real.world().clock.Now() - begin, 20s);
+}
+
+// Bytes that changed on their way are refused, whoever sends them, and the connection goes on.
+TEST(TcpServer, RefusesAFrameWhoseChecksumIsWrong) {
+  RealWorld real;
+  World& world = real.world();
+  FakeWire wire;
+  Node node(world, wire, "b", "tcp");
+  std::vector<std::byte> memory(8192);
+  const Result<RegionInfo> region = node.engine().Register(memory.data(), memory.size());
+  ASSERT_TRUE(Succeeds(region));
+  RunOn(world, [&]() -> Task<void> {
+    const Instant limit = After(world.clock.Now(), 5s);
+    Introduction caller{{.id = {9, 9}, .label = "caller"}, "default", {}};
+    auto dial = Dial(world, world.control, *ParseEndpoint(node.address()), std::move(caller), "tcp",
+                     {}, limit);
+    Result<Handshake> handshake = co_await std::move(dial);
+    EXPECT_TRUE(Succeeds(handshake));
+    if (!handshake) co_return;
+    BufferedReader& reader = *handshake->reader;
+    for (const std::size_t length :
+         {std::size_t{100}, std::size_t{4096}}) {  // both ways to receive
+      const std::vector<std::byte> payload(length, std::byte{7});
+      DataBody list;
+      list.regions = {
+          {static_cast<std::uint64_t>(region->id), static_cast<std::uint64_t>(region->key)}};
+      list.ranges = {{0, static_cast<std::uint32_t>(length), 0}};
+      const std::uint32_t right = CopyEngine::Plain().Crc32c(payload.data(), payload.size(), 0);
+      for (const bool corrupt : {true, false}) {
+        list.payload_crc32c = corrupt ? right + 1 : right;
+        const std::string body = Encode(list);
+        FrameHeader header;
+        header.kind = FrameKind::kWrite;
+        header.id = 1;
+        auto write = WriteFrame(reader.stream(), header, AsBytes(body), payload);
+        EXPECT_TRUE(Succeeds(co_await std::move(write)));
+        auto read = reader.ReadFrame();
+        const Result<Frame> answer = co_await std::move(read);
+        EXPECT_TRUE(Succeeds(answer));
+        if (!answer) co_return;
+        EXPECT_EQ(answer->header.kind, corrupt ? FrameKind::kDataFailure : FrameKind::kAck);
+      }
+    }
+  });
+  EXPECT_EQ(memory[4095], std::byte{7});
 }
 
 // The contract of every way to move bytes, over each transport alone and over all of them together:

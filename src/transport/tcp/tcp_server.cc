@@ -114,7 +114,8 @@ class DataServer {
     }
     if (crc != body.payload_crc32c) {
       context_.corrupt_frames.Add();
-      co_return co_await Refuse(header.id, Error{ErrorId::kChecksum, "a frame of a TCP write"});
+      const Error changed{ErrorId::kChecksum, "a frame of a TCP write"};
+      co_return co_await Refuse(header.id, changed);
     }
     context_.received_bytes.Add(body.total_bytes);
     co_return co_await Acknowledge(header);
