@@ -8,7 +8,7 @@
 #include <sstream>
 #include <string>
 
-#include "base/real_world.h"
+#include "base/real_network.h"
 
 namespace mooncake {
 namespace {

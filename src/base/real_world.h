@@ -28,9 +28,6 @@ class RealWorld {
   std::unique_ptr<Impl> impl_;
 };
 
-/// "pid 4121 (mooncake)" of the process that listens on `endpoint`; empty if it cannot be told.
-[[nodiscard]] std::string FindPortHolder(const Endpoint& endpoint);
-
 /// Processor time that all threads of this process have spent.
 [[nodiscard]] Duration ProcessCpuTime() noexcept;
 
