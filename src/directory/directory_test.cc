@@ -19,7 +19,7 @@
 #include "directory/memory/memory_directory.h"
 #include "directory/record.h"
 #include "security/test_certificates.h"
-#include "wire/port_server.h"
+#include "wire/test_port.h"
 
 extern char** environ;
 
@@ -265,16 +265,6 @@ std::string NameOf(const testing::TestParamInfo<std::string>& info) {
   std::string name = info.param;
   std::replace(name.begin(), name.end(), '-', '_');
   return name;
-}
-
-// Returns when every connection has ended and what was posted before has run: a coroutine that its
-// loop leaves behind is a leak, and a directory that was not told to stop keeps its name.
-void StopServing(World& world, std::shared_ptr<PortServer> server) {
-  RunOn(world, [&world, server]() -> Task<void> {
-    if (!server) co_return;
-    server->Close(Error{ErrorId::kClosed, {}});
-    while (server->connections() > 0) co_await world.clock.SleepFor(world.control, 1ms);
-  });
 }
 
 // One of each kind of directory: a process of its own, or what `mooncake directory --http` serves;

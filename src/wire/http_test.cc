@@ -4,7 +4,7 @@
 
 #include "base/test_loop.h"
 #include "base/test_support.h"
-#include "wire/port_server.h"
+#include "wire/test_port.h"
 
 namespace mooncake {
 namespace {
@@ -49,18 +49,10 @@ class Http : public testing::Test {
         static_cast<void>(co_await std::move(answer));
       }
     };
-    Result<std::unique_ptr<Listener>> listener =
-        world_.network.Listen(world_.control, {IpAddress::LoopbackV4(), 0});
-    ASSERT_TRUE(Succeeds(listener));
-    at_ = (*listener)->bound();
-    std::shared_ptr<Listener> shared = std::move(*listener);
-    Post(world_.control, [this, shared] { server_->Serve(shared); });
+    at_ = ServeOnLoopback(world_, server_);
   }
   void TearDown() override {
-    RunOn(world_, [this]() -> Task<void> {
-      server_->Close(Error{ErrorId::kClosed, {}});
-      co_return;
-    });
+    StopServing(world_, server_);
     real_.Stop();
   }
   Instant In(Duration duration) { return After(world_.clock.Now(), duration); }

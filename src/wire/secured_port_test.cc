@@ -6,7 +6,7 @@
 #include "base/test_loop.h"
 #include "base/test_support.h"
 #include "security/test_certificates.h"
-#include "wire/port_server.h"
+#include "wire/test_port.h"
 
 namespace mooncake {
 namespace {
@@ -27,21 +27,10 @@ class SecuredPort : public testing::Test {
       auto respond = exchange.Respond(200, "text/plain", "the status", {});
       static_cast<void>(co_await std::move(respond));
     };
-    Result<std::unique_ptr<Listener>> listener =
-        world_.network.Listen(world_.control, {IpAddress::LoopbackV4(), 0});
-    ASSERT_TRUE(Succeeds(listener));
-    at_ = (*listener)->bound();
-    std::shared_ptr<Listener> shared = std::move(*listener);
-    RunOn(world_, [&]() -> Task<void> {
-      server_->Serve(shared);
-      co_return;
-    });
+    at_ = ServeOnLoopback(world_, server_);
   }
   void TearDown() override {
-    RunOn(world_, [this]() -> Task<void> {
-      if (server_) server_->Close(Error{ErrorId::kClosed, "the test ends"});
-      co_return;
-    });
+    StopServing(world_, server_);
     real_.Stop();
   }
 

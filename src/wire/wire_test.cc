@@ -3,7 +3,7 @@
 #include "base/test_loop.h"
 #include "base/test_support.h"
 #include "wire/messages.pb.h"
-#include "wire/port_server.h"
+#include "wire/test_port.h"
 
 namespace mooncake {
 namespace {
@@ -89,21 +89,10 @@ class Wire : public testing::Test {
     server_->router.Add(Method::kPrefill, [](RpcCall&, Frame) -> Task<Result<Reply>> {
       co_return Fail(ErrorId::kKvFull, "needs 7, has 3");
     });
-    Result<std::unique_ptr<Listener>> listener =
-        world_.network.Listen(world_.control, {IpAddress::LoopbackV4(), 0});
-    ASSERT_TRUE(Succeeds(listener));
-    at_ = (*listener)->bound();
-    std::shared_ptr<Listener> shared = std::move(*listener);
-    RunOn(world_, [&]() -> Task<void> {
-      server_->Serve(shared);
-      co_return;
-    });
+    at_ = ServeOnLoopback(world_, server_);
   }
   void TearDown() override {
-    RunOn(world_, [this]() -> Task<void> {
-      server_->Close(Error{ErrorId::kClosed, "the test ends"});
-      co_return;
-    });
+    StopServing(world_, server_);
     real_.Stop();
   }
   Instant In(Duration duration) { return After(world_.clock.Now(), duration); }

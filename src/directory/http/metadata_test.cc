@@ -4,7 +4,7 @@
 #include "base/test_support.h"
 #include "directory/http/metadata_format.h"
 #include "directory/http/metadata_server.h"
-#include "wire/port_server.h"
+#include "wire/test_port.h"
 
 namespace mooncake {
 namespace {
@@ -106,18 +106,10 @@ class MetadataService : public testing::Test {
     server_->introduce = [] { return Introduction{{.id = {1, 1}, .label = "directory"}, {}, {}}; };
     const auto metadata = std::make_shared<MetadataServer>(world_);
     server_->on_http = [metadata](HttpExchange& exchange) { return metadata->Handle(exchange); };
-    Result<std::unique_ptr<Listener>> listener =
-        world_.network.Listen(world_.control, {IpAddress::LoopbackV4(), 0});
-    ASSERT_TRUE(Succeeds(listener));
-    at_ = (*listener)->bound();
-    std::shared_ptr<Listener> shared = std::move(*listener);
-    Post(world_.control, [server = server_, shared] { server->Serve(shared); });
+    at_ = ServeOnLoopback(world_, server_);
   }
   void TearDown() override {
-    RunOn(world_, [this]() -> Task<void> {
-      server_->Close(Error{ErrorId::kClosed, {}});
-      while (server_->connections() > 0) co_await world_.clock.SleepFor(world_.control, 1ms);
-    });
+    StopServing(world_, server_);
     real_.Stop();
   }
   HttpResponse Send(const std::string& method, const std::string& target,
