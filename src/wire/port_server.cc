@@ -25,10 +25,15 @@ Speech Recognise(Bytes first) {
   return BeginsTls(first[0]) ? Speech::kTls : Speech::kUnknown;
 }
 
+// A local one has no address.
+std::string OriginOf(const Stream& stream) {
+  return stream.remote().port == 0 ? "this host" : ToString(stream.remote());
+}
+
 // A connection that was not accepted; that somebody went away is not worth a line.
 void LogRefusal(const Stream& stream, const Error& error) {
   if (error.id == ErrorId::kConnectionClosed || error.id == ErrorId::kClosed) return;
-  MC_LOG(info, "{}", Within("connection from " + ToString(stream.remote()), error).Text());
+  MC_LOG(info, "{}", Within("connection from " + OriginOf(stream), error).Text());
 }
 
 Task<void> RespondInText(HttpExchange& exchange, int status, std::string text,
@@ -176,7 +181,7 @@ Task<void> PortServer::Handle(std::shared_ptr<Stream> stream) {
       break;
     case Speech::kUnknown:
       garbage_.Add();
-      MC_LOG(info, "{}", Error{ErrorId::kBadFrame, "from " + ToString(stream->remote())}.Text());
+      MC_LOG(info, "{}", Error{ErrorId::kBadFrame, "from " + OriginOf(*stream)}.Text());
       break;
   }
   stream->Close();
