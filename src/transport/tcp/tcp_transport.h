@@ -22,7 +22,7 @@ struct TcpOptions {
   std::size_t frames_in_flight = 32;  ///< Unacknowledged frames per lane: 8 MiB.
   /// Of payload; at least 1, at most kDataPayloadBytesMax. While one side sums and sends a frame,
   /// the other receives and sums the one before: as much as fits into a processor's own cache.
-  std::uint64_t frame_bytes_max = 256 << 10;
+  std::uint64_t frame_bytes_max = 512 << 10;
   /// A frame that has begun to arrive and takes longer ends its connection.
   Duration frame_timeout = std::chrono::seconds(60);
 };
