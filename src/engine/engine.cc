@@ -11,7 +11,7 @@
 #include "engine/connector.h"
 #include "engine/copy_workers.h"
 #include "engine/notifications.h"
-#include "engine/region_messages.h"
+#include "engine/own_memory.h"
 #include "transport/transfer_check.h"
 #include "wire/messages.pb.h"
 
@@ -20,7 +20,6 @@ namespace {
 
 constexpr Duration kRetryDelay = std::chrono::milliseconds(20);
 constexpr int kChecksumRetriesMax = 3;
-constexpr std::size_t kRegionsPerPage = 4096;
 
 // Whether another path, or a new connection, may carry what this one did not.
 bool IsPathsFault(const Error& error) {
@@ -44,11 +43,6 @@ T RunAndWait(const Executor& loop, Task<T> task) {
   return end.get_future().get();
 }
 
-Error StillCopied(RegionId id) {
-  return {ErrorId::kDeadline,
-          fmt::format("region {} is still being copied", static_cast<std::uint64_t>(id))};
-}
-
 }  // namespace
 
 class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
@@ -61,10 +55,9 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
         directory(d),
         identity(std::move(i)),
         options(std::move(o)),
-        regions(std::make_shared<RegionTable>(w.random)),
+        memory(std::make_shared<OwnMemory>(w, options.unregister_timeout)),
         copiers(std::make_shared<CopyWorkers>(w)),
-        worker(w.threads.MakeWorker()),
-        background(w.threads.MakeWorker(WorkerUrgency::kWhenIdle)) {}
+        worker(w.threads.MakeWorker()) {}
 
   // ---- set up ----
   void Start() {
@@ -82,9 +75,8 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
         });
     port->introduce = [self] { return self->Introduce(); };
     port->on_data = [self](Handshake handshake) { self->ServeData(std::move(handshake)); };
-    port->on_rpc = [self](std::shared_ptr<RpcConnection> connection) {
-      std::erase_if(self->callers, [](const auto& c) { return c.expired(); });
-      self->callers.push_back(connection);
+    port->on_rpc = [self](const std::shared_ptr<RpcConnection>& connection) {
+      self->memory->AddCaller(connection);
     };
     const auto add = [this](Method method, Result<Reply> (Impl::*handler)(RpcCall&, const Frame&)) {
       port->router.Add(method,
@@ -154,16 +146,7 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
   }
 
   // ---- what peers ask ----
-  Result<Reply> ListRegions(RpcCall&, const Frame& request) {
-    pb::ListRegionsRequest body;
-    if (!Parse(request.body, body)) return Fail(ErrorId::kBadFrame, "ListRegionsRequest");
-    const std::vector<RegionInfo> page = regions->List(RegionId{body.after_id()}, kRegionsPerPage);
-    pb::ListRegionsReply reply;
-    for (const RegionInfo& region : page) *reply.add_regions() = ToProto(region);
-    reply.set_more(page.size() == kRegionsPerPage);
-    reply.set_version(regions->version());
-    return MakeReply(reply);
-  }
+  Result<Reply> ListRegions(RpcCall&, const Frame& request) { return memory->List(request); }
 
   Result<Reply> ReceiveNotification(RpcCall& call, const Frame& request) {
     pb::NotifyRequest body;
@@ -218,68 +201,6 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
     co_await ended->Get();
   }
 
-  // ---- memory ----
-  // Whoever copies for a peer holds its region; false: somebody still does at `deadline`.
-  Task<Result<bool>> WaitUntilUnused(RegionId id, Instant deadline) {
-    const auto self = shared_from_this();
-    const auto end = std::make_shared<OneShot<bool>>();
-    MC_CO_TRY_STATUS(regions->Unregister(
-        id, [loop = world.control, end] { Post(loop, [end] { end->Set(true); }); }));
-    auto unused = WaitUntil(world.clock, world.control, end, deadline);
-    co_return co_await std::move(unused);
-  }
-
-  Task<Status> Unregister(RegionId id) {
-    const auto self = shared_from_this();
-    {
-      const std::lock_guard lock(segments_mutex);
-      if (const auto found = segments.find(id); found != segments.end())
-        found->second->StopPopulating();
-    }
-    const Instant deadline = After(world.clock.Now(), options.unregister_timeout);
-    const Result<bool> unused = co_await WaitUntilUnused(id, deadline);
-    if (!unused) co_return Fail(unused.error());
-    Status heard = co_await TellCallers(id, deadline);
-    if (!*unused) co_return Fail(StillCopied(id));  // what is still copied stays mapped
-    const std::lock_guard lock(segments_mutex);
-    segments.erase(id);
-    co_return heard;
-  }
-
-  // Whoever connected to us may have mapped the region. All at once: one that does not answer keeps
-  // nobody else from knowing.
-  struct Telling {
-    std::size_t left = 1;
-    Status outcome;
-    OneShot<bool> end;
-    void Done() {
-      if (--left == 0) end.Set(true);
-    }
-  };
-  Task<Status> TellCallers(RegionId id, Instant deadline) {
-    const auto self = shared_from_this();
-    pb::ForgetRegionsRequest request;
-    request.add_ids(static_cast<std::uint64_t>(id));
-    const auto telling = std::make_shared<Telling>();
-    for (const auto& weak : callers) {
-      const std::shared_ptr<RpcConnection> caller = weak.lock();
-      if (!caller || !caller->is_open()) continue;
-      telling->left += 1;
-      Spawn(world.control, Tell(caller, request.SerializeAsString(), deadline, telling));
-    }
-    telling->Done();
-    co_await telling->end.Get();
-    co_return telling->outcome;
-  }
-  static Task<void> Tell(std::shared_ptr<RpcConnection> caller, std::string body, Instant deadline,
-                         std::shared_ptr<Telling> telling) {
-    auto call = caller->Call(Method::kForgetRegions, std::move(body), deadline);
-    const Result<Reply> reply = co_await std::move(call);
-    if (!reply && reply.error().id == ErrorId::kDeadline)
-      telling->outcome = Fail(Within("unregister", reply.error()));
-    telling->Done();
-  }
-
   // ---- moving bytes ----
   // Every range lies in registered memory, as a sender may use it (any access) and as a receiver
   // must.
@@ -290,7 +211,8 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
       const std::uint64_t offset = reinterpret_cast<std::uint64_t>(copy.local) - base;
       if (offset <= size && copy.length_bytes <= size - offset) continue;
       if (copy.length_bytes == 0) continue;
-      MC_TRY(const MutableBytes around, regions->FindLocalBytes(copy.local, copy.length_bytes));
+      MC_TRY(const MutableBytes around,
+             memory->regions()->FindLocalBytes(copy.local, copy.length_bytes));
       base = reinterpret_cast<std::uint64_t>(around.data());
       size = around.size();
     }
@@ -526,10 +448,7 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
     const auto self = shared_from_this();
     if (closed) co_return;
     closed = true;
-    {
-      const std::lock_guard lock(segments_mutex);
-      for (const auto& [id, segment] : segments) segment->StopPopulating();
-    }
+    memory->StopPopulating();
     const Error cause{ErrorId::kClosed, "the engine stops"};
     if (connector) connector->Close(cause);
     for (const auto& transport : transports) transport->Close();
@@ -541,20 +460,10 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
     port->on_rpc = nullptr;
     auto copies = copiers->Close();
     co_await std::move(copies);
-    for (Worker* const one : {background.get(), worker.get()}) {
-      co_await Finished(*one, world.control);
-      one->Stop();
-    }
-    // Once nobody copies for a peer any more, our memory is ours again.
-    for (;;) {
-      const std::vector<RegionInfo> left = regions->All(kRegionsPerPage);
-      if (left.empty()) break;
-      for (const RegionInfo& region : left) {
-        const Instant deadline = After(world.clock.Now(), options.unregister_timeout);
-        const Result<bool> unused = co_await WaitUntilUnused(region.id, deadline);
-        if (unused && !*unused) MC_LOG(warn, "{}", StillCopied(region.id).Text());
-      }
-    }
+    co_await Finished(*worker, world.control);
+    worker->Stop();
+    auto taken_back = memory->Close();
+    co_await std::move(taken_back);
     port = nullptr;  // whose handlers hold `this`
   }
 
@@ -564,22 +473,16 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
   Directory& directory;
   Identity identity;
   EngineOptions options;
-  std::shared_ptr<RegionTable> regions;
+  std::shared_ptr<OwnMemory> memory;
   std::vector<std::shared_ptr<Transport>> transports;
   std::shared_ptr<Connector> connector;
-  std::vector<std::weak_ptr<RpcConnection>> callers;  // connections that peers opened to us
   NotificationBox notifications;
   std::map<InstanceId, std::uint64_t> notify_sequences;
-  std::mutex segments_mutex;
-  // Guarded by segments_mutex. Memory of the application's that Close() leaves alone: whoever
-  // computes in it does so until the engine is destroyed.
-  std::map<RegionId, std::unique_ptr<SharedSegment>> segments;
   std::atomic<bool> closed = false;
   std::size_t active = 0;  // batches being driven, and notifications
   Signal idle;
   std::shared_ptr<CopyWorkers> copiers;
-  std::unique_ptr<Worker> worker;      // unmapping, which waits for copies in progress
-  std::unique_ptr<Worker> background;  // populates memory
+  std::unique_ptr<Worker> worker;  // unmapping, which waits for copies in progress
 };
 
 Engine::Engine(World& world, Metrics& metrics, std::shared_ptr<PortServer> port,
@@ -611,30 +514,20 @@ Task<void> Engine::CloseAsync() {
   co_await impl->Close();
 }
 
-const std::shared_ptr<RegionTable>& Engine::regions() const noexcept { return impl_->regions; }
+const std::shared_ptr<RegionTable>& Engine::regions() const noexcept {
+  return impl_->memory->regions();
+}
 Introduction Engine::Introduce() const { return impl_->Introduce(); }
 const Identity& Engine::identity() const noexcept { return impl_->identity; }
 
 Result<RegionInfo> Engine::Register(void* base, std::uint64_t length_bytes,
                                     const RegisterOptions& options) {
-  return impl_->regions->Register(base, length_bytes, options);
+  return impl_->memory->regions()->Register(base, length_bytes, options);
 }
 
 Result<RegionInfo> Engine::Allocate(const std::string& name, std::uint64_t length_bytes,
                                     const RegisterOptions& options) {
-  MC_TRY(std::unique_ptr<SharedSegment> segment, SharedSegment::Create(name, length_bytes));
-  MC_TRY(const RegionInfo info, impl_->regions->Register(*segment, options));
-  SharedSegment* const borrowed = segment.get();
-  {
-    const std::lock_guard lock(impl_->segments_mutex);
-    impl_->segments.emplace(info.id, std::move(segment));
-  }
-  // The pin keeps Unregister() from freeing what is being populated.
-  const Result<PinnedRange> pin = impl_->regions->Pin(info.id, info.key, Access::kRead);
-  if (pin) {
-    impl_->background->Add([borrowed, pin = *pin] { borrowed->Populate(); });
-  }
-  return info;
+  return impl_->memory->Allocate(name, length_bytes, options);
 }
 
 Status Engine::Unregister(RegionId id) {
@@ -648,8 +541,9 @@ Task<void> Engine::EndTransfersOf(InstanceId peer) {
 }
 
 Task<Status> Engine::UnregisterAsync(RegionId id) {
-  const auto impl = impl_;
-  co_return co_await impl->Unregister(id);
+  const auto memory = impl_->memory;
+  auto end = memory->Unregister(id);
+  co_return co_await std::move(end);
 }
 
 Task<Result<PeerPtr>> Engine::Connect(std::string label, Instant deadline) {
