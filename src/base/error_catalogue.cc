@@ -60,6 +60,8 @@ constexpr std::array kCatalogue = {
     ErrorEntry{Id::kBadCredentials, kInvalidArgument,
                "a certificate, a key or a secret cannot be used",
                "Correct the file or the option that the message names."},
+    ErrorEntry{Id::kNotInitialized, kInvalidArgument, "a transfer engine that is not initialized",
+               "Call initialize() once, before anything else, in the process that transfers."},
     ErrorEntry{Id::kPeerGone, kPeerGone, "the peer is gone",
                "Start it again: connections heal by themselves; its own log says why it went."},
     ErrorEntry{Id::kConnectRefused, kPeerGone, "nothing listens at the peer's address",

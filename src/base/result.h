@@ -51,6 +51,7 @@ enum class ErrorId : std::uint16_t {
   kUnknownModel = 17,
   kDirectoryDenied = 18,
   kBadCredentials = 19,
+  kNotInitialized = 20,
   kPeerGone = 101,
   kConnectRefused = 102,
   kConnectTimeout = 103,

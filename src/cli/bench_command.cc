@@ -9,7 +9,7 @@
 #include "bench/bench_peer.h"
 #include "bench/transfer_bench.h"
 #include "cli/command.h"
-#include "cli/transports.h"
+#include "transports/transports.h"
 
 namespace mooncake {
 namespace {

@@ -5,7 +5,7 @@
 
 #include "base/log.h"
 #include "cli/command.h"
-#include "cli/transports.h"
+#include "transports/transports.h"
 #include "instance/instance.h"
 #include "instance/options.h"
 #include "memory/copy.h"

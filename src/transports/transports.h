@@ -1,4 +1,4 @@
-// The transports of this program.
+// The transports that every program of ours uses.
 #pragma once
 
 #include "engine/engine.h"

@@ -1,4 +1,4 @@
-#include "cli/transports.h"
+#include "transports/transports.h"
 
 #include "base/log.h"
 #include "transport/cma/cma_transport.h"

@@ -1,0 +1,197 @@
+#include "drop_in/running_engine.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "transports/transports.h"
+
+namespace mooncake::drop_in {
+namespace {
+
+constexpr std::string_view kP2p = "P2PHANDSHAKE";
+constexpr Duration kPublishTimeout = std::chrono::seconds(10);
+constexpr Duration kWithdrawTimeout = std::chrono::seconds(2);
+constexpr Duration kResolveTimeout = std::chrono::seconds(5);
+constexpr Duration kProbeTimeout = std::chrono::seconds(3);
+
+// The kernels differ between machines, not between engines: measured once.
+const CopyEngine& MeasuredCopy(Clock& clock) {
+  static const CopyEngine copy = CopyEngine::Measure(clock);
+  return copy;
+}
+
+// Every address at which others may reach a process that listens there. Loopback only where there
+// is nothing else.
+std::vector<Endpoint> ReachableAt(World& world, const Endpoint& bound) {
+  if (!bound.address.is_unspecified()) return {bound};
+  std::vector<Endpoint> endpoints;
+  for (const IpAddress& address : world.network.LocalAddresses()) {
+    if (!address.is_loopback() && !address.is_link_local())
+      endpoints.push_back({address, bound.port});
+  }
+  if (endpoints.empty()) endpoints.push_back({IpAddress::LoopbackV4(), bound.port});
+  return endpoints;
+}
+
+}  // namespace
+
+RunningEngine::RunningEngine()
+    : settings_(ReadSettings(ReadEnvironment)),
+      real_(std::make_unique<RealWorld>()),
+      copy_(MeasuredCopy(real_->world().clock)),
+      managed_({[this](std::uint64_t length_bytes) {
+                  return engine_->Allocate("managed", length_bytes);
+                },
+                [this](RegionId id) { return engine_->Unregister(id); }}) {}
+
+Result<std::unique_ptr<RunningEngine>> RunningEngine::Open(std::string_view local_hostname,
+                                                           std::string_view metadata_server,
+                                                           std::string_view metadata_type,
+                                                           std::string_view protocol) {
+  std::unique_ptr<RunningEngine> running(new RunningEngine);
+  if (!running->settings_.log_level.empty()) SetLogLevel(running->settings_.log_level);
+  MC_TRY_STATUS(running->Start(local_hostname, DirectoryAddress(metadata_server, metadata_type),
+                               protocol));
+  return running;
+}
+
+Instant RunningEngine::ProbeDeadline() const { return After(world().clock.Now(), kProbeTimeout); }
+
+// A literal address of this host is where peers will come, so nothing listens wider.
+Result<Endpoint> RunningEngine::PlaceToListen(const HostPort& wanted, bool p2p) {
+  Endpoint at{IpAddress::AnyV6(), 0};
+  if (!p2p && settings_.legacy_port_binding) at.port = wanted.port;
+  if (!settings_.bind_address.empty()) {
+    MC_TRY(at.address, ParseIpAddress(settings_.bind_address));
+    return at;
+  }
+  Result<IpAddress> literal = ParseIpAddress(wanted.host);
+  if (wanted.host == "localhost") literal = IpAddress::LoopbackV4();
+  if (!literal) return at;
+  const std::vector<IpAddress> ours = world().network.LocalAddresses();
+  if (literal->is_loopback() || std::find(ours.begin(), ours.end(), *literal) != ours.end())
+    at.address = *literal;
+  return at;
+}
+
+Status RunningEngine::Start(std::string_view local_hostname, const std::string& directory,
+                            std::string_view protocol) {
+  const bool p2p = directory == kP2p;
+  HostPort wanted;
+  if (!local_hostname.empty()) {
+    Result<HostPort> parsed = ParseHostPort(local_hostname);
+    if (!parsed && p2p) return Fail(Within("local_hostname", parsed.error()));
+    if (parsed) wanted = *parsed;
+  }
+  DirectoryAccess access;
+  access.redis_password = settings_.redis_password;
+  MC_TRY(directory_, OpenDirectory(world(), directory, EngineOptions{}.cluster, access));
+  MC_TRY(Endpoint at, PlaceToListen(wanted, p2p));
+  Result<std::unique_ptr<Listener>> listener = world().network.Listen(world().control, at);
+  if (!listener && at.address == IpAddress::AnyV6() && listener.error().os_error == EAFNOSUPPORT) {
+    at.address = IpAddress::V4(0);  // a host without IPv6
+    listener = world().network.Listen(world().control, at);
+  }
+  if (!listener) return Fail(listener.error());
+  bound_ = (*listener)->bound();
+  const std::vector<Endpoint> reachable = ReachableAt(world(), bound_);
+  address_ = wanted.host.empty() ? ToString(reachable.front())
+                                 : ToString(HostPort{wanted.host, bound_.port});
+  name_ = p2p || local_hostname.empty() ? address_ : std::string(local_hostname);
+
+  const auto incarnation =
+      static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::milliseconds>(
+                                     world().clock.WallNow().time_since_epoch())
+                                     .count());
+  Identity identity{world().random.DrawInstanceId(), incarnation, name_, world().network.host(),
+                    MOONCAKE_VERSION};
+  EngineOptions options;
+  if (settings_.force_tcp) options.transports = {"tcp"};
+  port_ = std::make_shared<PortServer>(world(), metrics_, PortServerOptions{});
+  engine_ = std::make_unique<Engine>(world(), metrics_, port_, *directory_, identity, options);
+  AddTransports(world(), metrics_, *engine_, copy_);
+  if (protocol == "rdma" || settings_.force_hca) {
+    MC_LOG(info,
+           "rdma was asked for: this build has no RDMA transport; {} serves, whichever is fastest",
+           settings_.force_tcp ? "tcp" : "shm, ring, cma or tcp");
+  }
+  Record record{std::move(identity), options.cluster, reachable, {}, world().clock.WallNow()};
+  const auto begin = [](RunningEngine& me, std::shared_ptr<Listener> open,
+                        Record own) -> Task<Status> {
+    me.engine_->Start();
+    me.port_->Serve(std::move(open));
+    me.published_ = true;
+    auto publish = me.directory_->Publish(std::move(own),
+                                          After(me.world().clock.Now(), kPublishTimeout));
+    co_return co_await std::move(publish);
+  };
+  return Await(begin(*this, std::move(*listener), std::move(record)));
+}
+
+RunningEngine::~RunningEngine() {
+  if (engine_ && port_) {
+    const auto end = [](RunningEngine& me) -> Task<bool> {
+      if (me.published_) {
+        auto withdraw = me.directory_->Withdraw(After(me.world().clock.Now(), kWithdrawTimeout));
+        co_await std::move(withdraw);
+      }
+      const Error cause{ErrorId::kClosed, "the engine ends"};
+      me.port_->Close(cause);
+      auto close = me.engine_->CloseAsync();
+      co_await std::move(close);
+      co_return true;
+    };
+    Await(end(*this));
+  }
+  segments_.clear();
+  engine_ = nullptr;
+  real_->Stop();
+}
+
+std::optional<Segment> RunningEngine::Known(const std::string& name) {
+  const std::shared_lock lock(segments_mutex_);
+  const auto found = segments_.find(name);
+  if (found == segments_.end() || !found->second.peer->is_connected()) return std::nullopt;
+  return found->second;
+}
+
+Result<Segment> RunningEngine::Find(const std::string& name, Instant deadline) {
+  if (std::optional<Segment> known = Known(name)) return *std::move(known);
+  const std::lock_guard turn(connecting_[std::hash<std::string>()(name) % connecting_.size()]);
+  if (std::optional<Segment> known = Known(name)) return *std::move(known);
+  MC_TRY(PeerPtr peer, engine_->ConnectNow(name, deadline));
+  if (const Status listed = Await(peer->Refresh(deadline)); !listed) return Fail(listed.error());
+  return Remember(name, std::move(peer));
+}
+
+Result<Segment> RunningEngine::Refresh(const std::string& name, Instant deadline) {
+  MC_TRY(Segment segment, Find(name, deadline));
+  Status listed = Await(segment.peer->Refresh(deadline));
+  if (!listed && listed.error().code() == Errc::kPeerGone) {
+    Forget(name, segment.peer);
+    return Find(name, deadline);  // a successor, which has been asked just now
+  }
+  if (!listed) return Fail(listed.error());
+  return Remember(name, std::move(segment.peer));
+}
+
+Result<Segment> RunningEngine::Remember(const std::string& name, PeerPtr peer) {
+  Segment segment{peer, std::make_shared<const AddressIndex>(peer->ListedRegions())};
+  const std::lock_guard lock(segments_mutex_);
+  segments_[name] = segment;
+  return segment;
+}
+
+void RunningEngine::Forget(const std::string& name, const PeerPtr& peer) {
+  const std::lock_guard lock(segments_mutex_);
+  const auto found = segments_.find(name);
+  if (found != segments_.end() && found->second.peer == peer) segments_.erase(found);
+}
+
+Status RunningEngine::Notify(const PeerPtr& peer, const TransferNotify& notify, Instant deadline) {
+  return Await(engine_->Notify(peer, notify.name, notify.message, deadline));
+}
+
+}  // namespace mooncake::drop_in

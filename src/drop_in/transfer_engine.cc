@@ -1,0 +1,453 @@
+#include "drop_in/transfer_engine.h"
+
+#include <fmt/format.h>
+
+#include <cstring>
+#include <map>
+
+#include "base/log.h"
+#include "drop_in/fork_mark.h"
+#include "drop_in/running_engine.h"
+
+namespace mooncake::drop_in {
+namespace {
+
+constexpr int kAttemptsMax = 3;
+
+int Report(std::string_view what, const Error& error) {
+  MC_LOG(warn, "{}: {}", what, error.Text());
+  return kFailed;
+}
+
+Error NotInitialized() {
+  return {ErrorId::kNotInitialized, "or this process was forked from the one that it runs in"};
+}
+
+std::byte* ToPointer(std::uint64_t address) { return reinterpret_cast<std::byte*>(address); }
+
+Status CheckShape(const Ranges& ranges) {
+  if (ranges.local.size() == ranges.remote.size() && ranges.local.size() == ranges.lengths.size())
+    return {};
+  return Fail(ErrorId::kBadRange,
+              fmt::format("{} local addresses, {} remote ones, {} lengths", ranges.local.size(),
+                          ranges.remote.size(), ranges.lengths.size()));
+}
+
+// One engine's call runs no other on its thread: one list per thread serves all of them.
+std::vector<Slice>& Scratch() {
+  thread_local std::vector<Slice> slices;
+  slices.clear();
+  return slices;
+}
+
+// The index of the first range that no region of the peer holds; nullopt: `slices` has them all.
+std::optional<std::size_t> ToSlices(const Ranges& ranges, const AddressIndex& index,
+                                    std::vector<Slice>& slices) {
+  std::size_t hint = 0;
+  slices.clear();
+  slices.reserve(ranges.lengths.size());
+  for (std::size_t i = 0; i < ranges.lengths.size(); ++i) {
+    const std::uint64_t length = ranges.lengths[i];
+    if (length == 0) continue;
+    const AddressIndex::Entry* const entry = index.Find(ranges.remote[i], length, hint);
+    if (entry == nullptr) return i;
+    slices.push_back(
+        {ToPointer(ranges.local[i]), entry->region, ranges.remote[i] - entry->base, length});
+  }
+  return std::nullopt;
+}
+
+Status CopyWithin(RunningEngine& running, const Ranges& ranges, Opcode opcode) {
+  const RegionTable& regions = *running.engine().regions();
+  // All before a byte has moved.
+  for (std::size_t i = 0; i < ranges.lengths.size(); ++i) {
+    const std::uint64_t length = ranges.lengths[i];
+    if (length == 0) continue;
+    for (const std::uint64_t address : {ranges.local[i], ranges.remote[i]}) {
+      if (const auto held = regions.FindLocalBytes(ToPointer(address), length); !held)
+        return Fail(held.error());
+    }
+  }
+  for (std::size_t i = 0; i < ranges.lengths.size(); ++i) {
+    std::byte* to = ToPointer(opcode == Opcode::kWrite ? ranges.remote[i] : ranges.local[i]);
+    const std::byte* from = ToPointer(opcode == Opcode::kWrite ? ranges.local[i] : ranges.remote[i]);
+    std::memmove(to, from, ranges.lengths[i]);
+  }
+  return {};
+}
+
+// The segment, and the ranges as slices of its regions. A range that is not known may be newer than
+// what is: the peer is asked once.
+Result<Segment> Resolve(RunningEngine& running, const std::string& name, const Ranges& ranges,
+                        Instant deadline, std::vector<Slice>& slices) {
+  MC_TRY(Segment segment, running.Find(name, deadline));
+  std::optional<std::size_t> missing = ToSlices(ranges, *segment.addresses, slices);
+  if (missing) {
+    MC_TRY(segment, running.Refresh(name, deadline));
+    missing = ToSlices(ranges, *segment.addresses, slices);
+  }
+  if (!missing) return segment;
+  return Fail(ErrorId::kRegionUnknown,
+              fmt::format("range {}: no memory that {} has registered holds {} bytes at {:#x}",
+                          *missing, name, ranges.lengths[*missing], ranges.remote[*missing]));
+}
+
+Direction ToDirection(Opcode opcode) {
+  return opcode == Opcode::kWrite ? Direction::kWrite : Direction::kRead;
+}
+
+BatchOptions ToOptions(const TransferNotify* notify, Instant deadline) {
+  BatchOptions options;
+  options.deadline = deadline;
+  if (notify != nullptr) options.notify.emplace(notify->name, notify->message);
+  return options;
+}
+
+// Whether the same call may succeed now: the peer's process has been replaced, or its memory has
+// been registered anew.
+bool MayFindAgain(const Error& error) {
+  return error.code() == Errc::kPeerGone || error.id == ErrorId::kRegionUnknown ||
+         error.id == ErrorId::kBadRegionKey;
+}
+
+}  // namespace
+
+// What TransferAsync() has started and nobody has asked the end of; what this engine told itself.
+struct TransferEngine::Batches {
+  std::mutex mutex;
+  std::uint64_t next_id = 1;                               // guarded by mutex
+  std::map<std::uint64_t, std::shared_ptr<Batch>> running;  // guarded by mutex; null: done
+
+  std::uint64_t Add(std::shared_ptr<Batch> batch) {
+    const std::lock_guard lock(mutex);
+    running.emplace(next_id, std::move(batch));
+    return next_id++;
+  }
+  std::optional<std::shared_ptr<Batch>> Find(std::uint64_t id) {
+    const std::lock_guard lock(mutex);
+    const auto found = running.find(id);
+    if (found == running.end()) return std::nullopt;
+    return found->second;
+  }
+  void Forget(std::uint64_t id) {
+    const std::lock_guard lock(mutex);
+    running.erase(id);
+  }
+
+  std::vector<TransferNotify> own;  // guarded by mutex
+  void Deliver(const TransferNotify& notify) {
+    const std::lock_guard lock(mutex);
+    own.push_back(notify);
+  }
+  std::vector<TransferNotify> TakeOwn() {
+    const std::lock_guard lock(mutex);
+    return std::exchange(own, {});
+  }
+};
+
+TransferEngine::TransferEngine()
+    : mark_(std::make_unique<ForkMark>()), batches_(std::make_unique<Batches>()) {}
+
+TransferEngine::~TransferEngine() {
+  // The threads of the engine are the parent's.
+  if (mark_->in_child()) static_cast<void>(owned_.release());
+}
+
+RunningEngine* TransferEngine::running() const noexcept {
+  return mark_->in_child() ? nullptr : running_.load(std::memory_order_acquire);
+}
+
+int TransferEngine::Initialize(std::string_view local_hostname, std::string_view metadata_server,
+                               std::string_view protocol, std::string_view devices) noexcept {
+  return InitializeExt(local_hostname, metadata_server, protocol, devices, {});
+}
+
+int TransferEngine::InitializeExt(std::string_view local_hostname,
+                                  std::string_view metadata_server, std::string_view protocol,
+                                  std::string_view /*devices*/,
+                                  std::string_view metadata_type) noexcept {
+  if (mark_->in_child()) return Report("initialize", NotInitialized());
+  const std::lock_guard lock(initialize_mutex_);
+  if (owned_)
+    return Report("initialize", Error{ErrorId::kNotInitialized, "it already is"});
+  try {
+    Result<std::unique_ptr<RunningEngine>> opened =
+        RunningEngine::Open(local_hostname, metadata_server, metadata_type, protocol);
+    if (!opened) return Report("initialize", opened.error());
+    owned_ = std::move(*opened);
+  } catch (const std::exception& failure) {  // no thread, no descriptor for a loop
+    return Report("initialize", Error{ErrorId::kNoDescriptors, failure.what()});
+  }
+  running_.store(owned_.get(), std::memory_order_release);
+  return kOk;
+}
+
+int TransferEngine::rpc_port() const noexcept {
+  const RunningEngine* const engine = running();
+  return engine == nullptr ? int{kFailed} : int{engine->port()};
+}
+
+std::string TransferEngine::LocalAddress() const noexcept {
+  const RunningEngine* const engine = running();
+  return engine == nullptr ? std::string() : engine->address();
+}
+
+std::string TransferEngine::SegmentName() const noexcept {
+  const RunningEngine* const engine = running();
+  return engine == nullptr ? std::string() : engine->name();
+}
+
+// ---- memory ----
+
+int TransferEngine::RegisterMemory(std::uint64_t address, std::uint64_t length_bytes,
+                                   std::string_view location) noexcept {
+  RunningEngine* const engine = running();
+  if (engine == nullptr) return Report("register_memory", NotInitialized());
+  RegisterOptions options;
+  options.location = std::string(location);
+  const Result<RegionInfo> region =
+      engine->engine().Register(ToPointer(address), length_bytes, options);
+  if (region) return kOk;
+  Report("register_memory", region.error());
+  return region.error().id == ErrorId::kRegionExists ? kAddressOverlap : kFailed;
+}
+
+int TransferEngine::UnregisterMemory(std::uint64_t address) noexcept {
+  RunningEngine* const engine = running();
+  if (engine == nullptr) return Report("unregister_memory", NotInitialized());
+  const Result<RegionInfo> region = engine->engine().regions()->FindBase(ToPointer(address));
+  if (!region || engine->managed().Owns(address)) {
+    Report("unregister_memory",
+           Error{ErrorId::kRegionUnknown, fmt::format("no registration begins at {:#x}", address)});
+    return kAddressNotRegistered;
+  }
+  const Status ended = engine->engine().Unregister(region->id);
+  if (ended) return kOk;
+  Report("unregister_memory", ended.error());
+  return ended.error().id == ErrorId::kRegionUnknown ? kAddressNotRegistered : kFailed;
+}
+
+int TransferEngine::BatchRegisterMemory(std::span<const std::uint64_t> addresses,
+                                        std::span<const std::uint64_t> lengths_bytes,
+                                        std::string_view location) noexcept {
+  if (addresses.size() != lengths_bytes.size()) {
+    return Report("batch_register_memory",
+                  Error{ErrorId::kBadRange, fmt::format("{} addresses and {} lengths",
+                                                        addresses.size(), lengths_bytes.size())});
+  }
+  for (std::size_t i = 0; i < addresses.size(); ++i) {
+    const int outcome = RegisterMemory(addresses[i], lengths_bytes[i], location);
+    if (outcome == kOk) continue;
+    while (i-- > 0) static_cast<void>(UnregisterMemory(addresses[i]));
+    return outcome;
+  }
+  return kOk;
+}
+
+int TransferEngine::BatchUnregisterMemory(std::span<const std::uint64_t> addresses) noexcept {
+  RunningEngine* const engine = running();
+  if (engine == nullptr) return Report("batch_unregister_memory", NotInitialized());
+  for (const std::uint64_t address : addresses) {
+    if (engine->engine().regions()->FindBase(ToPointer(address))) continue;
+    Report("batch_unregister_memory",
+           Error{ErrorId::kRegionUnknown, fmt::format("no registration begins at {:#x}", address)});
+    return kAddressNotRegistered;
+  }
+  int outcome = kOk;
+  for (const std::uint64_t address : addresses) {
+    if (const int one = UnregisterMemory(address); one != kOk) outcome = one;
+  }
+  return outcome;
+}
+
+bool TransferEngine::IsRegistered(std::uint64_t address, std::uint64_t length_bytes) const noexcept {
+  RunningEngine* const engine = running();
+  if (engine == nullptr) return false;
+  return length_bytes == 0 ||
+         engine->engine().regions()->FindLocalBytes(ToPointer(address), length_bytes).has_value();
+}
+
+std::uint64_t TransferEngine::AllocateManagedBuffer(std::uint64_t length_bytes) noexcept {
+  RunningEngine* const engine = running();
+  if (engine == nullptr) {
+    Report("allocate_managed_buffer", NotInitialized());
+    return 0;
+  }
+  const Result<std::uint64_t> address = engine->managed().Allocate(length_bytes);
+  if (address) return *address;
+  Report("allocate_managed_buffer", address.error());
+  return 0;
+}
+
+int TransferEngine::FreeManagedBuffer(std::uint64_t address) noexcept {
+  RunningEngine* const engine = running();
+  if (engine == nullptr) return Report("free_managed_buffer", NotInitialized());
+  const Status freed = engine->managed().Free(address);
+  if (freed) return kOk;
+  Report("free_managed_buffer", freed.error());
+  return freed.error().id == ErrorId::kRegionUnknown ? kAddressNotRegistered : kFailed;
+}
+
+// ---- moving bytes ----
+
+int TransferEngine::TransferSync(std::string_view segment, std::uint64_t local,
+                                 std::uint64_t remote, std::uint64_t length_bytes, Opcode opcode,
+                                 const TransferNotify* notify) noexcept {
+  return TransferSync(segment, {{&local, 1}, {&remote, 1}, {&length_bytes, 1}}, opcode, notify);
+}
+
+int TransferEngine::TransferSync(std::string_view segment, const Ranges& ranges, Opcode opcode,
+                                 const TransferNotify* notify) noexcept {
+  RunningEngine* const engine = running();
+  if (engine == nullptr) return Report("transfer", NotInitialized());
+  if (const Status shape = CheckShape(ranges); !shape) return Report("transfer", shape.error());
+  return Move(*engine, std::string(segment), ranges, opcode, notify);
+}
+
+int TransferEngine::Move(RunningEngine& running, const std::string& segment, const Ranges& ranges,
+                         Opcode opcode, const TransferNotify* notify) {
+  if (running.IsSelf(segment)) {
+    const Status copied = CopyWithin(running, ranges, opcode);
+    if (!copied) return Report("transfer", copied.error());
+    if (notify != nullptr) batches_->Deliver(*notify);
+    return kOk;
+  }
+  const Instant deadline = running.Deadline();
+  std::vector<Slice>& slices = Scratch();
+  Error last;
+  for (int attempt = 0; attempt < kAttemptsMax; ++attempt) {
+    const Result<Segment> found = Resolve(running, segment, ranges, deadline, slices);
+    if (!found) return Report("transfer", Within(segment, found.error()));
+    const Status moved = running.engine().Run(found->peer, ToDirection(opcode), slices,
+                                              ToOptions(notify, deadline));
+    if (moved) return kOk;
+    last = moved.error();
+    if (!MayFindAgain(last)) break;
+    running.Forget(segment, found->peer);
+  }
+  return Report("transfer", Within(segment, last));
+}
+
+std::uint64_t TransferEngine::TransferAsync(std::string_view segment, const Ranges& ranges,
+                                            Opcode opcode, const TransferNotify* notify) noexcept {
+  RunningEngine* const engine = running();
+  if (engine == nullptr) {
+    Report("transfer", NotInitialized());
+    return 0;
+  }
+  if (const Status shape = CheckShape(ranges); !shape) {
+    Report("transfer", shape.error());
+    return 0;
+  }
+  const std::string name(segment);
+  if (engine->IsSelf(name))
+    return Move(*engine, name, ranges, opcode, notify) == kOk ? batches_->Add(nullptr) : 0;
+  const Instant deadline = engine->Deadline();
+  std::vector<Slice> slices;
+  const Result<Segment> found = Resolve(*engine, name, ranges, deadline, slices);
+  if (!found) {
+    Report("transfer", Within(name, found.error()));
+    return 0;
+  }
+  return batches_->Add(engine->engine().Submit(found->peer, ToDirection(opcode), std::move(slices),
+                                               ToOptions(notify, deadline)));
+}
+
+int TransferEngine::WaitAll(std::span<const std::uint64_t> ids) noexcept {
+  if (running() == nullptr) return Report("transfer status", NotInitialized());
+  int outcome = kOk;
+  for (const std::uint64_t id : ids) {
+    const std::optional<std::shared_ptr<Batch>> batch = batches_->Find(id);
+    if (!batch) {
+      outcome = Report("transfer status",
+                       Error{ErrorId::kBadRange, fmt::format("there is no transfer {}", id)});
+    } else if (*batch) {
+      if (const Status ended = (*batch)->Wait(); !ended)
+        outcome = Report("transfer", ended.error());
+    }
+    batches_->Forget(id);
+  }
+  return outcome;
+}
+
+int TransferEngine::PeekStatus(std::uint64_t id) const noexcept {
+  constexpr int kDone = 1, kRunning = 0, kBroken = -1, kTimedOut = -2;
+  if (running() == nullptr) return kBroken;
+  const std::optional<std::shared_ptr<Batch>> batch = batches_->Find(id);
+  if (!batch) return kBroken;
+  if (!*batch) return kDone;
+  const std::optional<Status> ended = (*batch)->Poll();
+  if (!ended) return kRunning;
+  if (*ended) return kDone;
+  return ended->error().id == ErrorId::kDeadline ? kTimedOut : kBroken;
+}
+
+int TransferEngine::CheckStatus(std::uint64_t id) noexcept {
+  const int status = PeekStatus(id);
+  if (status != 0) batches_->Forget(id);
+  return status;
+}
+
+void TransferEngine::Release(std::uint64_t id) noexcept {
+  if (running() == nullptr) return;
+  const std::optional<std::shared_ptr<Batch>> batch = batches_->Find(id);
+  if (batch && *batch) static_cast<void>((*batch)->Wait());
+  batches_->Forget(id);
+}
+
+// ---- peers ----
+
+int TransferEngine::OpenSegment(std::string_view segment) noexcept {
+  RunningEngine* const engine = running();
+  if (engine == nullptr) return Report("open segment", NotInitialized());
+  if (engine->IsSelf(segment)) return kOk;
+  const Result<Segment> found = engine->Find(std::string(segment), engine->ProbeDeadline());
+  return found ? kOk : Report("open segment", Within(std::string(segment), found.error()));
+}
+
+int TransferEngine::SendProbe(std::string_view segment) noexcept {
+  RunningEngine* const engine = running();
+  if (engine == nullptr) return Report("probe", NotInitialized());
+  if (engine->IsSelf(segment)) return kOk;
+  const Result<Segment> answered = engine->Refresh(std::string(segment), engine->ProbeDeadline());
+  return answered ? kOk : Report("probe", Within(std::string(segment), answered.error()));
+}
+
+int TransferEngine::SendNotify(std::string_view segment, const TransferNotify& notify) noexcept {
+  RunningEngine* const engine = running();
+  if (engine == nullptr) return Report("notify", NotInitialized());
+  if (engine->IsSelf(segment)) {
+    batches_->Deliver(notify);
+    return kOk;
+  }
+  const std::string name(segment);
+  const Instant deadline = engine->Deadline();
+  const Result<Segment> found = engine->Find(name, deadline);
+  if (!found) return Report("notify", Within(name, found.error()));
+  const Status told = engine->Notify(found->peer, notify, deadline);
+  return told ? kOk : Report("notify", Within(name, told.error()));
+}
+
+std::vector<TransferNotify> TransferEngine::TakeNotifies() noexcept {
+  RunningEngine* const engine = running();
+  if (engine == nullptr) return {};
+  std::vector<TransferNotify> all = batches_->TakeOwn();
+  for (Notification& each : engine->engine().TakeNotifications())
+    all.push_back({std::move(each.name), std::move(each.message)});
+  return all;
+}
+
+std::uint64_t TransferEngine::FirstBufferAddress(std::string_view segment) noexcept {
+  RunningEngine* const engine = running();
+  if (engine == nullptr) return 0;
+  if (engine->IsSelf(segment)) {
+    const std::vector<RegionInfo> first = engine->engine().regions()->List(RegionId{0}, 1);
+    return first.empty() ? 0 : first.front().base;
+  }
+  const Result<Segment> found = engine->Refresh(std::string(segment), engine->ProbeDeadline());
+  if (found) return found->addresses->first_base();
+  Report("first buffer address", Within(std::string(segment), found.error()));
+  return 0;
+}
+
+}  // namespace mooncake::drop_in

@@ -1,0 +1,1 @@
+// Everything comes from the libraries that it is linked of.
