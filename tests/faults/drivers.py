@@ -28,10 +28,13 @@ class Host(Namespace):
 class Lines:
     """A process that is told lines and answers each with one."""
 
+    # One arena: how many malloc opens depends on which threads met, and each is a few mappings for ever.
+    ENVIRONMENT = {"MALLOC_ARENA_MAX": "1"}
+
     def __init__(self, command, namespace=None, environment=None):
         self.process = subprocess.Popen(
             namespace.command(command) if namespace else command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
-            env={**os.environ, **(environment or {})})
+            env={**os.environ, **self.ENVIRONMENT, **(environment or {})})
         self.buffer = b""
 
     @property
