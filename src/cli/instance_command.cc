@@ -5,10 +5,10 @@
 
 #include "base/log.h"
 #include "cli/command.h"
-#include "transports/transports.h"
 #include "instance/instance.h"
 #include "instance/options.h"
 #include "memory/copy.h"
+#include "transports/transports.h"
 
 namespace mooncake {
 namespace {

@@ -19,8 +19,8 @@ class AddressIndex {
   };
 
   AddressIndex() = default;
-  /// Where two overlap, the later one (by id) is the truth: the other one is a registration that has
-  /// ended and whose end has not been heard of yet.
+  /// Where two overlap, the later one (by id) is the truth: the other one is a registration that
+  /// has ended and whose end has not been heard of yet.
   explicit AddressIndex(std::vector<RegionInfo> regions);
 
   /// The region that holds [address, address + length_bytes), or null. `hint` is an index of the
@@ -38,7 +38,8 @@ class AddressIndex {
   [[nodiscard]] std::uint64_t first_base() const noexcept { return first_base_; }
 
  private:
-  static bool Holds(const Entry& entry, std::uint64_t address, std::uint64_t length_bytes) noexcept {
+  static bool Holds(const Entry& entry, std::uint64_t address,
+                    std::uint64_t length_bytes) noexcept {
     const std::uint64_t offset = address - entry.base;  // huge where the address lies below
     return offset < entry.length_bytes && length_bytes <= entry.length_bytes - offset;
   }

@@ -70,7 +70,8 @@ Status ManagedMemory::Free(std::uint64_t address) {
     const std::lock_guard lock(mutex_);
     const auto found = Around(address);
     if (found == segments_.end() || !found->second.used.contains(address))
-      return Fail(ErrorId::kRegionUnknown, fmt::format("no managed buffer begins at {:#x}", address));
+      return Fail(ErrorId::kRegionUnknown,
+                  fmt::format("no managed buffer begins at {:#x}", address));
     Segment& segment = found->second;
     const auto buffer = segment.used.find(address);
     PutBack(segment, address, buffer->second);

@@ -52,8 +52,8 @@ Result<std::unique_ptr<RunningEngine>> RunningEngine::Open(std::string_view loca
                                                            std::string_view protocol) {
   std::unique_ptr<RunningEngine> running(new RunningEngine);
   if (!running->settings_.log_level.empty()) SetLogLevel(running->settings_.log_level);
-  MC_TRY_STATUS(running->Start(local_hostname, DirectoryAddress(metadata_server, metadata_type),
-                               protocol));
+  MC_TRY_STATUS(
+      running->Start(local_hostname, DirectoryAddress(metadata_server, metadata_type), protocol));
   return running;
 }
 
@@ -123,8 +123,8 @@ Status RunningEngine::Start(std::string_view local_hostname, const std::string& 
     me.engine_->Start();
     me.port_->Serve(std::move(open));
     me.published_ = true;
-    auto publish = me.directory_->Publish(std::move(own),
-                                          After(me.world().clock.Now(), kPublishTimeout));
+    auto publish =
+        me.directory_->Publish(std::move(own), After(me.world().clock.Now(), kPublishTimeout));
     co_return co_await std::move(publish);
   };
   return Await(begin(*this, std::move(*listener), std::move(record)));

@@ -70,7 +70,8 @@ Status CopyWithin(RunningEngine& running, const Ranges& ranges, Opcode opcode) {
   }
   for (std::size_t i = 0; i < ranges.lengths.size(); ++i) {
     std::byte* to = ToPointer(opcode == Opcode::kWrite ? ranges.remote[i] : ranges.local[i]);
-    const std::byte* from = ToPointer(opcode == Opcode::kWrite ? ranges.local[i] : ranges.remote[i]);
+    const std::byte* from =
+        ToPointer(opcode == Opcode::kWrite ? ranges.local[i] : ranges.remote[i]);
     std::memmove(to, from, ranges.lengths[i]);
   }
   return {};
@@ -115,7 +116,7 @@ bool MayFindAgain(const Error& error) {
 // What TransferAsync() has started and nobody has asked the end of; what this engine told itself.
 struct TransferEngine::Batches {
   std::mutex mutex;
-  std::uint64_t next_id = 1;                               // guarded by mutex
+  std::uint64_t next_id = 1;                                // guarded by mutex
   std::map<std::uint64_t, std::shared_ptr<Batch>> running;  // guarded by mutex; null: done
 
   std::uint64_t Add(std::shared_ptr<Batch> batch) {
@@ -162,14 +163,12 @@ int TransferEngine::Initialize(std::string_view local_hostname, std::string_view
   return InitializeExt(local_hostname, metadata_server, protocol, devices, {});
 }
 
-int TransferEngine::InitializeExt(std::string_view local_hostname,
-                                  std::string_view metadata_server, std::string_view protocol,
-                                  std::string_view /*devices*/,
+int TransferEngine::InitializeExt(std::string_view local_hostname, std::string_view metadata_server,
+                                  std::string_view protocol, std::string_view /*devices*/,
                                   std::string_view metadata_type) noexcept {
   if (mark_->in_child()) return Report("initialize", NotInitialized());
   const std::lock_guard lock(initialize_mutex_);
-  if (owned_)
-    return Report("initialize", Error{ErrorId::kNotInitialized, "it already is"});
+  if (owned_) return Report("initialize", Error{ErrorId::kNotInitialized, "it already is"});
   try {
     Result<std::unique_ptr<RunningEngine>> opened =
         RunningEngine::Open(local_hostname, metadata_server, metadata_type, protocol);
@@ -260,7 +259,8 @@ int TransferEngine::BatchUnregisterMemory(std::span<const std::uint64_t> address
   return outcome;
 }
 
-bool TransferEngine::IsRegistered(std::uint64_t address, std::uint64_t length_bytes) const noexcept {
+bool TransferEngine::IsRegistered(std::uint64_t address,
+                                  std::uint64_t length_bytes) const noexcept {
   RunningEngine* const engine = running();
   if (engine == nullptr) return false;
   return length_bytes == 0 ||
@@ -317,15 +317,15 @@ int TransferEngine::Move(RunningEngine& running, const std::string& segment, con
   Error last;
   for (int attempt = 0; attempt < kAttemptsMax; ++attempt) {
     const Result<Segment> found = Resolve(running, segment, ranges, deadline, slices);
-    if (!found) return Report("transfer", Within(segment, found.error()));
-    const Status moved = running.engine().Run(found->peer, ToDirection(opcode), slices,
-                                              ToOptions(notify, deadline));
+    if (!found) return Report("transfer", found.error());
+    const Status moved =
+        running.engine().Run(found->peer, ToDirection(opcode), slices, ToOptions(notify, deadline));
     if (moved) return kOk;
     last = moved.error();
     if (!MayFindAgain(last)) break;
     running.Forget(segment, found->peer);
   }
-  return Report("transfer", Within(segment, last));
+  return Report("transfer", last);
 }
 
 std::uint64_t TransferEngine::TransferAsync(std::string_view segment, const Ranges& ranges,
@@ -346,7 +346,7 @@ std::uint64_t TransferEngine::TransferAsync(std::string_view segment, const Rang
   std::vector<Slice> slices;
   const Result<Segment> found = Resolve(*engine, name, ranges, deadline, slices);
   if (!found) {
-    Report("transfer", Within(name, found.error()));
+    Report("transfer", found.error());
     return 0;
   }
   return batches_->Add(engine->engine().Submit(found->peer, ToDirection(opcode), std::move(slices),
@@ -402,7 +402,7 @@ int TransferEngine::OpenSegment(std::string_view segment) noexcept {
   if (engine == nullptr) return Report("open segment", NotInitialized());
   if (engine->IsSelf(segment)) return kOk;
   const Result<Segment> found = engine->Find(std::string(segment), engine->ProbeDeadline());
-  return found ? kOk : Report("open segment", Within(std::string(segment), found.error()));
+  return found ? kOk : Report("open segment", found.error());
 }
 
 int TransferEngine::SendProbe(std::string_view segment) noexcept {
@@ -410,7 +410,7 @@ int TransferEngine::SendProbe(std::string_view segment) noexcept {
   if (engine == nullptr) return Report("probe", NotInitialized());
   if (engine->IsSelf(segment)) return kOk;
   const Result<Segment> answered = engine->Refresh(std::string(segment), engine->ProbeDeadline());
-  return answered ? kOk : Report("probe", Within(std::string(segment), answered.error()));
+  return answered ? kOk : Report("probe", answered.error());
 }
 
 int TransferEngine::SendNotify(std::string_view segment, const TransferNotify& notify) noexcept {
@@ -423,9 +423,9 @@ int TransferEngine::SendNotify(std::string_view segment, const TransferNotify& n
   const std::string name(segment);
   const Instant deadline = engine->Deadline();
   const Result<Segment> found = engine->Find(name, deadline);
-  if (!found) return Report("notify", Within(name, found.error()));
+  if (!found) return Report("notify", found.error());
   const Status told = engine->Notify(found->peer, notify, deadline);
-  return told ? kOk : Report("notify", Within(name, told.error()));
+  return told ? kOk : Report("notify", told.error());
 }
 
 std::vector<TransferNotify> TransferEngine::TakeNotifies() noexcept {
@@ -446,7 +446,7 @@ std::uint64_t TransferEngine::FirstBufferAddress(std::string_view segment) noexc
   }
   const Result<Segment> found = engine->Refresh(std::string(segment), engine->ProbeDeadline());
   if (found) return found->addresses->first_base();
-  Report("first buffer address", Within(std::string(segment), found.error()));
+  Report("first buffer address", found.error());
   return 0;
 }
 

@@ -56,9 +56,9 @@ class TransferEngine {
   TransferEngine& operator=(const TransferEngine&) = delete;
 
   /// `metadata_server`: "P2PHANDSHAKE" (the name of this segment is then the host of
-  /// `local_hostname` with the port that is chosen), or a directory, in which this segment's name is
-  /// `local_hostname` verbatim. `protocol` and `devices` choose nothing: every transport that works
-  /// is used. A second call fails.
+  /// `local_hostname` with the port that is chosen), or a directory, in which this segment's name
+  /// is `local_hostname` verbatim. `protocol` and `devices` choose nothing: every transport that
+  /// works is used. A second call fails.
   int Initialize(std::string_view local_hostname, std::string_view metadata_server,
                  std::string_view protocol, std::string_view devices) noexcept;
   /// The same; `metadata_type` ("http", "redis", "etcd", "P2PHANDSHAKE") says what a

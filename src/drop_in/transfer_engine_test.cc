@@ -82,13 +82,16 @@ TEST_F(DropIn, WhatNobodyRegisteredFailsAndMovesNothing) {
   Node there;
   const std::string name = there.engine.SegmentName();
   std::array<std::byte, 64> stranger{};
-  EXPECT_LT(here.engine.TransferSync(name, AddressOf(stranger.data()), there.base(), 64,
-                                     Opcode::kWrite), 0);
+  EXPECT_LT(
+      here.engine.TransferSync(name, AddressOf(stranger.data()), there.base(), 64, Opcode::kWrite),
+      0);
   EXPECT_EQ(Told("E307"), 1U);
-  EXPECT_LT(here.engine.TransferSync(name, here.base(), AddressOf(stranger.data()), 64,
-                                     Opcode::kWrite), 0);
-  EXPECT_LT(here.engine.TransferSync(name, here.base(), there.base() + kBytes - 63, 64,
-                                     Opcode::kWrite), 0);
+  EXPECT_LT(
+      here.engine.TransferSync(name, here.base(), AddressOf(stranger.data()), 64, Opcode::kWrite),
+      0);
+  EXPECT_LT(
+      here.engine.TransferSync(name, here.base(), there.base() + kBytes - 63, 64, Opcode::kWrite),
+      0);
   EXPECT_LT(here.engine.TransferSync(name, here.base(), UINT64_MAX - 8, 64, Opcode::kRead), 0);
   EXPECT_LT(here.engine.TransferSync(name, 1, there.base(), UINT64_MAX, Opcode::kRead), 0);
   EXPECT_EQ(Told("E304"), 4U);
@@ -124,8 +127,9 @@ TEST_F(DropIn, MemoryThatThePeerRegistersLaterOrAnewIsFound) {
   ASSERT_EQ(here.engine.TransferSync(name, here.base(), there.base(), 8, Opcode::kWrite), kOk);
   std::vector<std::byte> later(4096);
   ASSERT_EQ(there.engine.RegisterMemory(AddressOf(later.data()), 4096), kOk);
-  EXPECT_EQ(here.engine.TransferSync(name, here.base(), AddressOf(later.data()), 4096,
-                                     Opcode::kWrite), kOk);
+  EXPECT_EQ(
+      here.engine.TransferSync(name, here.base(), AddressOf(later.data()), 4096, Opcode::kWrite),
+      kOk);
   EXPECT_EQ(later[4095], std::byte{3});
   ASSERT_EQ(there.engine.UnregisterMemory(there.base()), kOk);
   EXPECT_LT(here.engine.TransferSync(name, here.base(), there.base(), 8, Opcode::kWrite), 0);
@@ -162,8 +166,8 @@ TEST_F(DropIn, AsynchronousTransfersEndOnce) {
     const std::uint64_t local = here.base();
     const std::uint64_t remote = there.base() + i * 4096;
     const std::uint64_t length = 4096;
-    ids.push_back(here.engine.TransferAsync(name, {{&local, 1}, {&remote, 1}, {&length, 1}},
-                                            Opcode::kWrite));
+    ids.push_back(
+        here.engine.TransferAsync(name, {{&local, 1}, {&remote, 1}, {&length, 1}}, Opcode::kWrite));
     EXPECT_NE(ids.back(), 0U);
   }
   const std::uint64_t last = ids.back();
@@ -206,8 +210,9 @@ TEST_F(DropIn, ManagedBuffersAreRegisteredAndReturned) {
   ASSERT_NE(from, 0U);
   ASSERT_NE(large, 0U);
   std::memset(reinterpret_cast<void*>(from), 8, 1000);
-  EXPECT_EQ(here.engine.TransferSync(there.engine.SegmentName(), from, large + 100, 1000,
-                                     Opcode::kWrite), kOk);
+  EXPECT_EQ(
+      here.engine.TransferSync(there.engine.SegmentName(), from, large + 100, 1000, Opcode::kWrite),
+      kOk);
   EXPECT_EQ(reinterpret_cast<const char*>(large)[1099], 8);
   EXPECT_EQ(here.engine.FreeManagedBuffer(from + 64), kAddressNotRegistered);
   EXPECT_EQ(here.engine.UnregisterMemory(from), kAddressNotRegistered) << "it is not the client's";
@@ -222,7 +227,8 @@ TEST_F(DropIn, AnEngineIsItsOwnPeer) {
   Node node(std::byte{1});
   node.memory[0] = std::byte{2};
   EXPECT_EQ(node.engine.TransferSync(node.engine.SegmentName(), node.base(), node.base() + 100, 1,
-                                     Opcode::kWrite), kOk);
+                                     Opcode::kWrite),
+            kOk);
   EXPECT_EQ(node.memory[100], std::byte{2});
   EXPECT_LT(node.engine.TransferSync(node.engine.SegmentName(), node.base(), 16, 1, Opcode::kWrite),
             0);

@@ -52,7 +52,8 @@ bool Numbers::LoadArray(py::handle source) {
   } catch (const py::error_already_set&) {
     return false;  // a buffer that cannot be shown as an array: perhaps it is a sequence
   }
-  values_ = {static_cast<const std::uint64_t*>(array_->ptr), static_cast<std::size_t>(array_->size)};
+  values_ = {static_cast<const std::uint64_t*>(array_->ptr),
+             static_cast<std::size_t>(array_->size)};
   return true;
 }
 
@@ -91,9 +92,13 @@ namespace pybind11::detail {
 bool type_caster<mooncake::python::Number>::load(handle source, bool) {
   std::uint64_t number = 0;
   switch (mooncake::python::Read(source.ptr(), number)) {
-    case mooncake::python::Reading::kValue: value.value = number; return true;
-    case mooncake::python::Reading::kOutOfRange: return true;
-    case mooncake::python::Reading::kNoInteger: break;
+    case mooncake::python::Reading::kValue:
+      value.value = number;
+      return true;
+    case mooncake::python::Reading::kOutOfRange:
+      return true;
+    case mooncake::python::Reading::kNoInteger:
+      break;
   }
   return false;
 }

@@ -160,7 +160,8 @@ void BindMemory(py::class_<Engine>& engine) {
   engine
       .def("register_memory", &Engine::RegisterMemory, py::arg("buffer_addr"), py::arg("capacity"),
            py::arg("location") = "*", Waiting(),
-           "Lets peers read and write [buffer_addr, buffer_addr + capacity), bytes. 0; -7 where some "
+           "Lets peers read and write [buffer_addr, buffer_addr + capacity), bytes. 0; -7 where "
+           "some "
            "of it is registered already; otherwise negative.")
       .def("unregister_memory", &Engine::UnregisterMemory, py::arg("buffer_addr"), Waiting(),
            "0: no peer touches the memory any more. -3: nothing begins at that address.")
@@ -173,7 +174,8 @@ void BindMemory(py::class_<Engine>& engine) {
            "Address of `length` zeroed bytes that are registered and that peers of this host map: "
            "the fastest there is. 0: there is no memory.")
       .def("free_managed_buffer", &Engine::FreeManagedBuffer, py::arg("buffer_addr"),
-           py::arg("length"), "0, or negative for an address that was not allocated. The length is "
+           py::arg("length"),
+           "0, or negative for an address that was not allocated. The length is "
            "not needed.")
       .def("write_bytes_to_buffer", &Engine::WriteBytesToBuffer, py::arg("dest_address"),
            py::arg("data"), py::arg("length"),
@@ -257,8 +259,8 @@ PYBIND11_MODULE(engine, m) {
       "thread and lets others run while it waits. Calls fail with a negative number (those that "
       "return an id or an address, with 0), never with an exception; why is in the log.";
   engine.def(py::init<>())
-      .def("initialize", &Engine::Initialize, py::arg("local_hostname"),
-           py::arg("metadata_server"), py::arg("protocol"), py::arg("device_name"), Waiting(),
+      .def("initialize", &Engine::Initialize, py::arg("local_hostname"), py::arg("metadata_server"),
+           py::arg("protocol"), py::arg("device_name"), Waiting(),
            "0 or negative. `metadata_server` \"P2PHANDSHAKE\": peers call this engine "
            "f\"{host}:{get_rpc_port()}\"; otherwise a directory, in which it is `local_hostname`.")
       .def("initialize_ext", &Engine::InitializeExt, py::arg("local_hostname"),
