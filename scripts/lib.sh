@@ -3,7 +3,7 @@
 build_packages=(build-essential cmake ninja-build pkg-config ccache mold libboost1.81-dev libprotobuf-dev protobuf-compiler
   libfmt-dev libspdlog-dev libcli11-dev libexpected-dev libxxhash-dev prometheus-cpp-dev libgtest-dev libgmock-dev
   libbenchmark-dev libssl-dev pybind11-dev python3-dev)
-test_packages=(etcd-server iproute2 openssl python3 redis-server)
+test_packages=(binutils etcd-server iproute2 openssl python3 redis-server)
 clang_packages=(clang-19 clang-tidy-19 clang-format-19 libclang-rt-19-dev)
 
 # Installs the packages that are missing; does nothing, and needs no right, where all are there.

@@ -199,11 +199,12 @@ std::string TransferEngine::SegmentName() const noexcept {
 // ---- memory ----
 
 int TransferEngine::RegisterMemory(std::uint64_t address, std::uint64_t length_bytes,
-                                   std::string_view location) noexcept {
+                                   std::string_view location, bool remote_accessible) noexcept {
   RunningEngine* const engine = running();
   if (engine == nullptr) return Report("register_memory", NotInitialized());
   RegisterOptions options;
   options.location = std::string(location);
+  options.listed = remote_accessible;
   const Result<RegionInfo> region =
       engine->engine().Register(ToPointer(address), length_bytes, options);
   if (region) return kOk;

@@ -75,9 +75,9 @@ class TransferEngine {
 
   // ---- memory; `location` is "cpu:0", "cuda:3" or "*" ----
   /// kAddressOverlap; kFailed: null, empty, past the end of the address space. Nothing has changed
-  /// then.
+  /// then. No peer is told of memory that is not `remote_accessible`.
   int RegisterMemory(std::uint64_t address, std::uint64_t length_bytes,
-                     std::string_view location = "*") noexcept;
+                     std::string_view location = "*", bool remote_accessible = true) noexcept;
   /// When it returns kOk no peer touches the memory any more. kAddressNotRegistered.
   int UnregisterMemory(std::uint64_t address) noexcept;
   /// All or nothing.
