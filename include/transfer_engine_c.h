@@ -1,9 +1,10 @@
-/* The transfer engine for C: names, layouts and values of the public project's header of this name, so that
- * programs that were built for that one run on libtransfer_engine.so as they are.
+/* The transfer engine for C: names, layouts and values of the public project's header of this name,
+ * so that programs that were built for that one run on libtransfer_engine.so as they are.
  *
- * Any thread may call anything, any number at once, except destroyTransferEngine(). Functions that return int give
- * 0 or a negative number, and say on stderr why; no argument, NULL included, makes them crash unless it is a
- * pointer to memory that is not there. Strings are copied before a function returns. */
+ * Any thread may call anything, any number at once, except destroyTransferEngine(). Functions that
+ * return int give 0 or a negative number, and say on stderr why; no argument, NULL included, makes
+ * them crash unless it is a pointer to memory that is not there. Strings are copied before a
+ * function returns. */
 #ifndef TRANSFER_ENGINE_C
 #define TRANSFER_ENGINE_C
 
@@ -33,10 +34,10 @@ extern "C" {
 
 struct transfer_request {
   int opcode;
-  void* source;            /* in registered memory of this engine, for both opcodes */
-  segment_id_t target_id;  /* from openSegment() */
-  uint64_t target_offset;  /* an address in the memory of the segment's process */
-  uint64_t length;         /* bytes; 0 moves nothing */
+  void* source;           /* in registered memory of this engine, for both opcodes */
+  segment_id_t target_id; /* from openSegment() */
+  uint64_t target_offset; /* an address in the memory of the segment's process */
+  uint64_t length;        /* bytes; 0 moves nothing */
 };
 typedef struct transfer_request transfer_request_t;
 
@@ -61,11 +62,13 @@ typedef struct buffer_entry buffer_entry_t;
 typedef void* transfer_engine_t;
 typedef void* transport_t;
 
-/* `metadata_conn_string`: "P2PHANDSHAKE" (then peers call this engine by getLocalIpAndPort()), or a directory:
- * etcd://, http://, redis://, or host:port for etcd (then they call it `local_server_name`). The other arguments are
- * taken as they are and choose nothing. NULL: it did not start. */
-transfer_engine_t createTransferEngine(const char* metadata_conn_string, const char* local_server_name,
-                                       const char* ip_or_host_name, uint64_t rpc_port, int auto_discover);
+/* `metadata_conn_string`: "P2PHANDSHAKE" (then peers call this engine by getLocalIpAndPort()), or a
+ * directory: etcd://, http://, redis://, or host:port for etcd (then they call it
+ * `local_server_name`). The other arguments are taken as they are and choose nothing. NULL: it did
+ * not start. */
+transfer_engine_t createTransferEngine(const char* metadata_conn_string,
+                                       const char* local_server_name, const char* ip_or_host_name,
+                                       uint64_t rpc_port, int auto_discover);
 /* Ends its transfers. The last call for this engine. */
 void destroyTransferEngine(transfer_engine_t engine);
 /* "host:port" with its NUL; fails where `buf_len` is too short. */
@@ -84,30 +87,35 @@ int removeLocalSegment(transfer_engine_t engine, const char* segment_name);
 /* What a peer registers is found when it is used: nothing to do. */
 int syncSegmentCache(transfer_engine_t engine);
 
-/* -7 where some of it is registered already. `location`: "cpu:0", "cuda:3", "*" or NULL. With `remote_accessible` 0
- * no peer is told of it. */
+/* -7 where some of it is registered already. `location`: "cpu:0", "cuda:3", "*" or NULL. With
+ * `remote_accessible` 0 no peer is told of it. */
 int registerLocalMemory(transfer_engine_t engine, void* addr, size_t length, const char* location,
                         int remote_accessible);
 /* No peer touches it any more after 0. -3: nothing begins at `addr`. */
 int unregisterLocalMemory(transfer_engine_t engine, void* addr);
 /* All or nothing. */
-int registerLocalMemoryBatch(transfer_engine_t engine, buffer_entry_t* buffer_list, size_t buffer_len,
-                             const char* location);
+int registerLocalMemoryBatch(transfer_engine_t engine, buffer_entry_t* buffer_list,
+                             size_t buffer_len, const char* location);
 int unregisterLocalMemoryBatch(transfer_engine_t engine, void** addr_list, size_t addr_len);
 
-/* Room for requests, which get the numbers 0, 1, 2 and so on in the order of their submission. `batch_size` is a hint.
- * INVALID_BATCH: no engine. */
+/* Room for requests, which get the numbers 0, 1, 2 and so on in the order of their submission.
+ * `batch_size` is a hint. INVALID_BATCH: no engine. */
 batch_id_t allocateBatchID(transfer_engine_t engine, size_t batch_size);
 /* Starts all of them or, if it fails, none. May be called again for the same batch. */
-int submitTransfer(transfer_engine_t engine, batch_id_t batch_id, struct transfer_request* entries, size_t count);
-/* The owner of the first request's segment gets `notify_msg` after the bytes of these requests, once. */
-int submitTransferWithNotify(transfer_engine_t engine, batch_id_t batch_id, struct transfer_request* entries,
-                             size_t count, notify_msg_t notify_msg);
-int getTransferStatus(transfer_engine_t engine, batch_id_t batch_id, size_t task_id, struct transfer_status* status);
+int submitTransfer(transfer_engine_t engine, batch_id_t batch_id, struct transfer_request* entries,
+                   size_t count);
+/* The owner of the first request's segment gets `notify_msg` after the bytes of these requests,
+ * once. */
+int submitTransferWithNotify(transfer_engine_t engine, batch_id_t batch_id,
+                             struct transfer_request* entries, size_t count,
+                             notify_msg_t notify_msg);
+int getTransferStatus(transfer_engine_t engine, batch_id_t batch_id, size_t task_id,
+                      struct transfer_status* status);
 /* Fails, and changes nothing, while a request of it is under way. */
 int freeBatchID(transfer_engine_t engine, batch_id_t batch_id);
 
-/* What has arrived since the last call; `*size` of them, for freeNotifsMsgBuf(). NULL with 0: nothing. */
+/* What has arrived since the last call; `*size` of them, for freeNotifsMsgBuf(). NULL with 0:
+ * nothing. */
 notify_msg_t* getNotifsFromEngine(transfer_engine_t engine, int* size);
 int freeNotifsMsgBuf(notify_msg_t* msg, int size);
 int genNotifyInEngine(transfer_engine_t engine, uint64_t target_id, notify_msg_t notify_msg);

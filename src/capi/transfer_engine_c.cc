@@ -42,9 +42,9 @@ struct Task {
 struct Handle {
   drop_in::TransferEngine engine;
   std::shared_mutex mutex;
-  std::map<std::string, segment_id_t> ids;     // guarded by mutex
-  std::map<segment_id_t, std::string> names;   // guarded by mutex
-  segment_id_t next_segment = 1;               // guarded by mutex
+  std::map<std::string, segment_id_t> ids;          // guarded by mutex
+  std::map<segment_id_t, std::string> names;        // guarded by mutex
+  segment_id_t next_segment = 1;                    // guarded by mutex
   std::map<batch_id_t, std::vector<Task>> batches;  // guarded by mutex
   batch_id_t next_batch = 1;                        // guarded by mutex
 
@@ -152,8 +152,8 @@ using namespace mooncake::capi;  // the functions below are of no namespace
 transfer_engine_t createTransferEngine(const char* metadata_conn_string,
                                        const char* local_server_name, const char*, uint64_t, int) {
   auto handle = std::make_unique<Handle>();
-  const int begun = handle->engine.Initialize(Text(local_server_name), Text(metadata_conn_string),
-                                              {}, {});
+  const int begun =
+      handle->engine.Initialize(Text(local_server_name), Text(metadata_conn_string), {}, {});
   return begun == kOk ? handle.release() : nullptr;
 }
 
@@ -261,10 +261,17 @@ int getTransferStatus(transfer_engine_t engine, batch_id_t batch_id, size_t task
   if (found == handle.batches.end() || task_id >= found->second.size()) return kFailed;
   const Task& task = found->second[task_id];
   switch (handle.engine.PeekStatus(task.transfer)) {
-    case 1: *status = {STATUS_COMPLETED, task.length_bytes}; break;
-    case 0: *status = {STATUS_WAITING, 0}; break;
-    case -2: *status = {STATUS_TIMEOUT, 0}; break;
-    default: *status = {STATUS_FAILED, 0};
+    case 1:
+      *status = {STATUS_COMPLETED, task.length_bytes};
+      break;
+    case 0:
+      *status = {STATUS_WAITING, 0};
+      break;
+    case -2:
+      *status = {STATUS_TIMEOUT, 0};
+      break;
+    default:
+      *status = {STATUS_FAILED, 0};
   }
   return kOk;
 }

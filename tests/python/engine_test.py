@@ -269,19 +269,20 @@ class Engines(unittest.TestCase):
     def test_named_segments_of_a_directory(self):
         if Etcd.why_not():
             self.skipTest(Etcd.why_not())
-        with Etcd() as etcd:
-            endpoint = f"{etcd.host}:{etcd.port}"
-            memory = bytearray(b"x" * 100) + bytearray(100)
-            address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-            plain, explicit = TransferEngine(), TransferEngine()
-            self.assertEqual(plain.initialize("node-a:1234", endpoint, "tcp", ""), 0)
-            self.assertEqual(explicit.initialize_ext("node-b", endpoint, "tcp", "", "etcd"), 0)
-            self.assertEqual(plain.register_memory(address, 100), 0)
-            self.assertEqual(explicit.register_memory(address + 100, 100), 0)
-            self.assertEqual(plain.transfer_sync_write("node-b", address, address + 100, 100), 0)
-            self.assertEqual(memory.count(b"x"), 200)
-            self.assertEqual(explicit.transfer_sync_read("node-a:1234", address + 100, address, 100), 0)
-            self.assertLess(plain.transfer_sync_read("node-c", address, address + 100, 100), 0)
+        etcd = Etcd()
+        self.addCleanup(etcd.close)
+        endpoint = f"{etcd.host}:{etcd.port}"
+        memory = bytearray(b"x" * 100) + bytearray(100)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        plain, explicit = TransferEngine(), TransferEngine()
+        self.assertEqual(plain.initialize("node-a:1234", endpoint, "tcp", ""), 0)
+        self.assertEqual(explicit.initialize_ext("node-b", endpoint, "tcp", "", "etcd"), 0)
+        self.assertEqual(plain.register_memory(address, 100), 0)
+        self.assertEqual(explicit.register_memory(address + 100, 100), 0)
+        self.assertEqual(plain.transfer_sync_write("node-b", address, address + 100, 100), 0)
+        self.assertEqual(memory.count(b"x"), 200)
+        self.assertEqual(explicit.transfer_sync_read("node-a:1234", address + 100, address, 100), 0)
+        self.assertLess(plain.transfer_sync_read("node-c", address, address + 100, 100), 0)
 
     def test_an_engine_that_is_not_initialized(self):
         engine = TransferEngine()
