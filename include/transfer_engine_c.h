@@ -2,9 +2,8 @@
  * so that programs that were built for that one run on libtransfer_engine.so as they are.
  *
  * Any thread may call anything, any number at once, except destroyTransferEngine(). Functions that
- * return int give 0 or a negative number, and say on stderr why; no argument, NULL included, makes
- * them crash unless it is a pointer to memory that is not there. Strings are copied before a
- * function returns. */
+ * return int give 0 or a negative number, and say on stderr why. NULL is refused like any other
+ * wrong argument. Strings are copied before a function returns. */
 #ifndef TRANSFER_ENGINE_C
 #define TRANSFER_ENGINE_C
 
