@@ -6,7 +6,7 @@ source scripts/sim.sh
 
 run_check() {
   set +e  # every step is counted; one that fails does not end the others
-  install_packages "${build_packages[@]}" "${test_packages[@]}" "${clang_packages[@]}"
+  install_packages "${build_packages[@]}" "${test_packages[@]}" "${clang_packages[@]}" python3-venv
   count "lint" run_lint
   build_preset dev || { failed=$((failed + 1)); summary; return 1; }
   count "simulation, 500 seeds" build/bin/mooncake_sim --seeds 500
@@ -14,6 +14,7 @@ run_check() {
   count_mutants
   check_benchmarks
   count "soak, 3 minutes" quietly python3 tests/soak/soak.py --minutes 3
+  count "the wheel in an empty environment" quietly check_wheel
   local preset
   for preset in asan tsan; do
     if count "build of $preset" build_preset "$preset"; then check_sanitizer "$preset"; fi
@@ -30,6 +31,19 @@ check_benchmarks() {
   for binary in build/bin/*_bench; do
     count "$(basename "$binary") with tiny inputs" quietly "$binary" --benchmark_min_time=0.0001
   done
+}
+
+# Built and installed by pip alone, and used once.
+check_wheel() {
+  local folder rc=0
+  folder=$(mktemp -d)
+  python3 -m venv "$folder" && "$folder/bin/pip" install . &&
+    (cd "$folder" && bin/python -c '
+from mooncake.engine import TransferEngine
+engine = TransferEngine()
+assert engine.initialize("127.0.0.1", "P2PHANDSHAKE", "tcp", "") == 0 and engine.get_rpc_port() > 0') || rc=1
+  rm -rf "$folder"
+  return "$rc"
 }
 
 # The tests of a sanitizer's preset, and the tests of whole processes with fewer kills and requests.

@@ -159,7 +159,23 @@ std::optional<Segment> RunningEngine::Known(const std::string& name) {
 
 Result<Segment> RunningEngine::Find(const std::string& name, Instant deadline) {
   if (std::optional<Segment> known = Known(name)) return *std::move(known);
-  const std::lock_guard turn(connecting_[std::hash<std::string>()(name) % connecting_.size()]);
+  std::shared_ptr<std::mutex> meeting;
+  {
+    const std::lock_guard lock(segments_mutex_);
+    std::shared_ptr<std::mutex>& entry = meetings_[name];
+    if (!entry) entry = std::make_shared<std::mutex>();
+    meeting = entry;
+  }
+  Result<Segment> met = [&] {
+    const std::lock_guard turn(*meeting);
+    return Meet(name, deadline);
+  }();
+  const std::lock_guard lock(segments_mutex_);
+  if (meeting.use_count() == 2) meetings_.erase(name);  // ours and the map's: nobody else waits
+  return met;
+}
+
+Result<Segment> RunningEngine::Meet(const std::string& name, Instant deadline) {
   if (std::optional<Segment> known = Known(name)) return *std::move(known);
   MC_TRY(PeerPtr peer, engine_->ConnectNow(name, deadline));
   if (const Status listed = Await(peer->Refresh(deadline)); !listed) return Fail(listed.error());

@@ -2,7 +2,6 @@
 // the segments that it was asked for.
 #pragma once
 
-#include <array>
 #include <future>
 #include <map>
 #include <memory>
@@ -79,6 +78,7 @@ class RunningEngine {
                              std::string_view protocol);
   [[nodiscard]] Result<Endpoint> PlaceToListen(const HostPort& wanted, bool p2p);
   [[nodiscard]] std::optional<Segment> Known(const std::string& name);
+  [[nodiscard]] Result<Segment> Meet(const std::string& name, Instant deadline);
   [[nodiscard]] Result<Segment> Remember(const std::string& name, PeerPtr peer);
   [[nodiscard]] World& world() const noexcept { return real_->world(); }
 
@@ -94,9 +94,11 @@ class RunningEngine {
   std::string address_;
   std::string name_;
   bool published_ = false;
-  std::array<std::mutex, 16> connecting_;  // by name: a segment that many threads want is met once
   std::shared_mutex segments_mutex_;
-  std::map<std::string, Segment, std::less<>> segments_;  // guarded by segments_mutex_
+  std::map<std::string, Segment> segments_;  // guarded by segments_mutex_
+  // Held by the thread that connects: a segment that many want is met once, and one that does not
+  // answer holds up nobody else's.
+  std::map<std::string, std::shared_ptr<std::mutex>> meetings_;  // guarded by segments_mutex_
 };
 
 }  // namespace mooncake::drop_in

@@ -134,6 +134,16 @@ struct TransferEngine::Batches {
     const std::lock_guard lock(mutex);
     running.erase(id);
   }
+  // Batches hold on to their engine's world, so they go first.
+  void EndAll() {
+    for (const auto& [id, batch] : running) {
+      if (batch) batch->Cancel();
+    }
+    for (const auto& [id, batch] : running) {
+      if (batch) static_cast<void>(batch->Wait());
+    }
+    running.clear();
+  }
 
   std::vector<TransferNotify> own;  // guarded by mutex
   void Deliver(const TransferNotify& notify) {
@@ -150,8 +160,12 @@ TransferEngine::TransferEngine()
     : mark_(std::make_unique<ForkMark>()), batches_(std::make_unique<Batches>()) {}
 
 TransferEngine::~TransferEngine() {
-  // The threads of the engine are the parent's.
-  if (mark_->in_child()) static_cast<void>(owned_.release());
+  if (mark_->in_child()) {
+    static_cast<void>(owned_.release());  // its threads are the parent's
+    static_cast<void>(batches_.release());
+    return;
+  }
+  batches_->EndAll();
 }
 
 RunningEngine* TransferEngine::running() const noexcept {

@@ -138,7 +138,7 @@ class TransferEngine {
                          Opcode opcode, const TransferNotify* notify);
 
   const std::unique_ptr<ForkMark> mark_;
-  const std::unique_ptr<Batches> batches_;
+  std::unique_ptr<Batches> batches_;
   std::mutex initialize_mutex_;
   std::unique_ptr<RunningEngine> owned_;  // guarded by initialize_mutex_
   std::atomic<RunningEngine*> running_ = nullptr;

@@ -183,6 +183,20 @@ TEST_F(DropIn, AsynchronousTransfersEndOnce) {
   EXPECT_EQ(Told("E308"), 19U);
 }
 
+TEST_F(DropIn, AnEngineEndsWithTransfersInFlight) {
+  Node there;
+  Node here(std::byte{5});
+  const std::string name = there.engine.SegmentName();
+  for (int i = 0; i < 50; ++i) {
+    const std::uint64_t local = here.base();
+    const std::uint64_t remote = there.base();
+    const std::uint64_t length = kBytes;
+    EXPECT_NE(
+        here.engine.TransferAsync(name, {{&local, 1}, {&remote, 1}, {&length, 1}}, Opcode::kWrite),
+        0U);
+  }
+}
+
 TEST_F(DropIn, NotificationsComeAfterTheBytesOnce) {
   Node here(std::byte{6});
   Node there;

@@ -26,7 +26,7 @@ using InnerPtr = std::shared_ptr<Inner>;
 // Closing waits for peers and threads, which may want the interpreter's lock.
 InnerPtr MakeInner() {
   return {new Inner, [](Inner* engine) {
-            if (PyGILState_Check() == 0 || _Py_IsFinalizing() != 0) {
+            if (PyGILState_Check() == 0 || InterpreterEnds()) {
               delete engine;
               return;
             }

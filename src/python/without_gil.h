@@ -6,6 +6,14 @@
 
 namespace mooncake::python {
 
+[[nodiscard]] inline bool InterpreterEnds() noexcept {
+#if PY_VERSION_HEX >= 0x030D0000
+  return Py_IsFinalizing() != 0;
+#else
+  return _Py_IsFinalizing() != 0;
+#endif
+}
+
 /// Gives the interpreter's lock away and takes it back at the end. Where the interpreter has begun
 /// to end meanwhile, there is nothing to come back to: CPython would unwind this thread, through
 /// frames that do not allow it, so it rests until the process is gone. pybind11::gil_scoped_release
@@ -14,7 +22,7 @@ class WithoutGil {
  public:
   WithoutGil() : state_(PyEval_SaveThread()) {}
   ~WithoutGil() {
-    while (_Py_IsFinalizing() != 0) ::pause();
+    while (InterpreterEnds()) ::pause();
     PyEval_RestoreThread(state_);
   }
   WithoutGil(const WithoutGil&) = delete;
