@@ -138,6 +138,8 @@ def soak(seconds, seed):
         if load:
             load.close()
         cluster.close()
+    if wrong:
+        return wrong  # it ended there: how much is held says nothing
     warm = [held_by for at, held_by in samples if WARM_SHARE * seconds <= at < (WARM_SHARE + 1) / 2 * seconds]
     late = [held_by for at, held_by in samples if at >= (WARM_SHARE + 1) / 2 * seconds]
     if not warm or not late:
