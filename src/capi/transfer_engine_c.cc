@@ -11,7 +11,6 @@
 #include <optional>
 #include <shared_mutex>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "base/log.h"
@@ -121,8 +120,7 @@ int Submit(Handle* handle, batch_id_t batch, const transfer_request* entries, st
     const bool last = i + 1 == groups.size();
     if (last && notify != nullptr) {
       for (std::size_t before = 0; before < i; ++before) {
-        while (handle->engine.PeekStatus(groups[before].id) == 0) std::this_thread::yield();
-        if (handle->engine.PeekStatus(groups[before].id) != 1) return abandon(i);
+        if (handle->engine.AwaitStatus(groups[before].id) != drop_in::kDone) return abandon(i);
       }
     }
     group.id = handle->engine.TransferAsync(
@@ -147,7 +145,9 @@ char* Duplicate(const std::string& text) {
 }  // namespace
 }  // namespace mooncake::capi
 
-using namespace mooncake::capi;  // the functions below are of no namespace
+// The functions below are of no namespace.
+using namespace mooncake::capi;
+namespace drop_in = mooncake::drop_in;
 
 transfer_engine_t createTransferEngine(const char* metadata_conn_string,
                                        const char* local_server_name, const char*, uint64_t, int) {
@@ -261,13 +261,13 @@ int getTransferStatus(transfer_engine_t engine, batch_id_t batch_id, size_t task
   if (found == handle.batches.end() || task_id >= found->second.size()) return kFailed;
   const Task& task = found->second[task_id];
   switch (handle.engine.PeekStatus(task.transfer)) {
-    case 1:
+    case drop_in::kDone:
       *status = {STATUS_COMPLETED, task.length_bytes};
       break;
-    case 0:
+    case drop_in::kUnderWay:
       *status = {STATUS_WAITING, 0};
       break;
-    case -2:
+    case drop_in::kTimedOut:
       *status = {STATUS_TIMEOUT, 0};
       break;
     default:
@@ -285,7 +285,7 @@ int freeBatchID(transfer_engine_t engine, batch_id_t batch_id) {
     const auto found = handle.batches.find(batch_id);
     if (found == handle.batches.end()) return kFailed;
     for (const Task& task : found->second) {
-      if (handle.engine.PeekStatus(task.transfer) == 0) return kFailed;
+      if (handle.engine.PeekStatus(task.transfer) == drop_in::kUnderWay) return kFailed;
     }
     tasks = std::move(found->second);
     handle.batches.erase(found);

@@ -330,14 +330,17 @@ int TransferEngine::Move(RunningEngine& running, const std::string& segment, con
   const Instant deadline = running.Deadline();
   std::vector<Slice>& slices = Scratch();
   Error last;
+  std::optional<InstanceId> told;  // who may have had the notification already
   for (int attempt = 0; attempt < kAttemptsMax; ++attempt) {
     const Result<Segment> found = Resolve(running, segment, ranges, deadline, slices);
     if (!found) return Report("transfer", found.error());
+    if (told == found->peer->identity().id) break;
     const Status moved =
         running.engine().Run(found->peer, ToDirection(opcode), slices, ToOptions(notify, deadline));
     if (moved) return kOk;
     last = moved.error();
     if (!MayFindAgain(last)) break;
+    if (notify != nullptr && last.code() == Errc::kPeerGone) told = found->peer->identity().id;
     running.Forget(segment, found->peer);
   }
   return Report("transfer", last);
@@ -386,28 +389,32 @@ int TransferEngine::WaitAll(std::span<const std::uint64_t> ids) noexcept {
 }
 
 int TransferEngine::PeekStatus(std::uint64_t id) const noexcept {
-  constexpr int kDone = 1, kRunning = 0, kBroken = -1, kTimedOut = -2;
   if (running() == nullptr) return kBroken;
   const std::optional<std::shared_ptr<Batch>> batch = batches_->Find(id);
   if (!batch) return kBroken;
   if (!*batch) return kDone;
   const std::optional<Status> ended = (*batch)->Poll();
-  if (!ended) return kRunning;
+  if (!ended) return kUnderWay;
   if (*ended) return kDone;
   return ended->error().id == ErrorId::kDeadline ? kTimedOut : kBroken;
 }
 
 int TransferEngine::CheckStatus(std::uint64_t id) noexcept {
   const int status = PeekStatus(id);
-  if (status != 0) batches_->Forget(id);
+  if (status != kUnderWay) batches_->Forget(id);
   return status;
 }
 
-void TransferEngine::Release(std::uint64_t id) noexcept {
-  if (running() == nullptr) return;
+int TransferEngine::AwaitStatus(std::uint64_t id) const noexcept {
+  if (running() == nullptr) return kBroken;
   const std::optional<std::shared_ptr<Batch>> batch = batches_->Find(id);
   if (batch && *batch) static_cast<void>((*batch)->Wait());
-  batches_->Forget(id);
+  return PeekStatus(id);
+}
+
+void TransferEngine::Release(std::uint64_t id) noexcept {
+  static_cast<void>(AwaitStatus(id));
+  if (running() != nullptr) batches_->Forget(id);
 }
 
 // ---- peers ----

@@ -22,6 +22,9 @@ enum Code : int {
   kAddressOverlap = -7,        ///< Some of the range is registered already.
 };
 
+/// What becomes of a transfer that was started.
+enum State : int { kDone = 1, kUnderWay = 0, kBroken = -1, kTimedOut = -2 };
+
 enum class Opcode : std::uint8_t { kRead = 0, kWrite = 1 };  ///< kWrite goes to the peer.
 
 struct TransferNotify {
@@ -111,10 +114,12 @@ class TransferEngine {
   /// Blocks until all have ended, and forgets them. kOk if each has moved everything; an id that is
   /// not known fails.
   int WaitAll(std::span<const std::uint64_t> ids) noexcept;
-  /// 1: done, 0: running, -1: failed or not known, -2: timed out. What has ended is forgotten.
+  /// A State; an id that is not known is kBroken. What has ended is forgotten.
   int CheckStatus(std::uint64_t id) noexcept;
   /// The same, without forgetting.
   [[nodiscard]] int PeekStatus(std::uint64_t id) const noexcept;
+  /// The same, once it has ended.
+  [[nodiscard]] int AwaitStatus(std::uint64_t id) const noexcept;
   /// Waits for it and forgets it. An unknown id is left alone.
   void Release(std::uint64_t id) noexcept;
 

@@ -176,10 +176,10 @@ TEST_F(DropIn, AsynchronousTransfersEndOnce) {
   EXPECT_EQ(there.memory[4096], std::byte{5});
   EXPECT_LT(here.engine.WaitAll(ids), 0) << "forgotten";
   int status = 0;
-  while ((status = here.engine.CheckStatus(last)) == 0) std::this_thread::yield();
-  EXPECT_EQ(status, 1);
-  EXPECT_EQ(here.engine.CheckStatus(last), -1);
-  EXPECT_EQ(here.engine.CheckStatus(12345), -1);
+  while ((status = here.engine.CheckStatus(last)) == kUnderWay) std::this_thread::yield();
+  EXPECT_EQ(status, kDone);
+  EXPECT_EQ(here.engine.CheckStatus(last), kBroken);
+  EXPECT_EQ(here.engine.CheckStatus(12345), kBroken);
   EXPECT_EQ(Told("E308"), 19U);
 }
 
