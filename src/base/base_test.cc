@@ -1,4 +1,9 @@
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <thread>
 
 #include "base/address.h"
 #include "base/error_catalogue.h"
@@ -144,6 +149,30 @@ TEST(RealWorld, StreamsCarryBytesAndReportTheirEnd) {
     const Result<std::size_t> end = co_await (*server)->ReadSome(got);
     EXPECT_TRUE(FailsWith(end, ErrorId::kConnectionClosed));
   });
+}
+
+TEST(Log, AForkedChildMayLogWhateverOthersWereSaying) {
+  std::atomic<bool> ends = false;
+  std::vector<std::thread> talkers;
+  for (int i = 0; i < 4; ++i) {
+    talkers.emplace_back([&ends] {
+      while (!ends) MC_LOG(warn, "talk");
+    });
+  }
+  for (int i = 0; i < 300; ++i) {
+    const pid_t child = ::fork();
+    if (child == 0) {
+      ::alarm(5);
+      MC_LOG(warn, "child");
+      ::_exit(0);
+    }
+    int status = -1;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    EXPECT_EQ(status, 0);
+  }
+  ends = true;
+  for (std::thread& talker : talkers) talker.join();
+  EXPECT_FALSE(TakeWarnings().empty());
 }
 
 TEST(RealWorld, ATakenPortNamesItsHolder) {

@@ -1,5 +1,6 @@
 #include "base/log.h"
 
+#include <pthread.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 
@@ -17,11 +18,11 @@ constexpr std::size_t kKeptMax = 1000;
 
 // The process has one stderr, so it has one logger: the only state of base that is not an argument.
 struct Sink {
-  Sink() : logger("mooncake", std::make_shared<spdlog::sinks::stderr_sink_mt>()) {
+  Sink() : logger("mooncake", std::make_shared<spdlog::sinks::stderr_sink_st>()) {
     logger.set_level(spdlog::level::trace);
     logger.set_pattern("%H:%M:%S.%e %L %v");
   }
-  spdlog::logger logger;
+  spdlog::logger logger;  // guarded by mutex
   std::atomic<int> level{static_cast<int>(LogLevel::kInfo)};
   std::atomic<bool> keep{false};
   std::mutex mutex;
@@ -29,7 +30,13 @@ struct Sink {
 };
 
 Sink& TheSink() {
-  static Sink* sink = new Sink;  // never destroyed: threads may log while the process exits
+  // Never destroyed: threads may log while the process exits. A child is forked with the lock free,
+  // whatever other threads of its parent were about to say.
+  static Sink* sink = [] {
+    ::pthread_atfork([] { TheSink().mutex.lock(); }, [] { TheSink().mutex.unlock(); },
+                     [] { TheSink().mutex.unlock(); });
+    return new Sink;
+  }();
   return *sink;
 }
 
@@ -55,8 +62,8 @@ bool LogEnabled(LogLevel level) noexcept {
 
 void LogLine(LogLevel level, std::string_view text) {
   Sink& sink = TheSink();
+  const std::lock_guard lock(sink.mutex);
   if (level >= LogLevel::kWarn && sink.keep) {
-    const std::lock_guard lock(sink.mutex);
     if (sink.kept.size() < kKeptMax) sink.kept.emplace_back(text);
     return;
   }
@@ -74,7 +81,9 @@ std::vector<std::string> TakeWarnings() {
 }
 
 void AssertionFailed(const char* expression, const char* file, int line) noexcept {
-  TheSink().logger.critical("assertion failed: {} at {}:{}", expression, file, line);
+  Sink& sink = TheSink();
+  const std::unique_lock lock(sink.mutex, std::try_to_lock);  // the assertion may be its holder's
+  sink.logger.critical("assertion failed: {} at {}:{}", expression, file, line);
   std::abort();
 }
 

@@ -102,6 +102,8 @@ class RealNetwork final : public Network {
     Tcp::acceptor acceptor(executor);
     error_code code;
     acceptor.open(endpoint.protocol(), code);
+    if (code == asio::error::address_family_not_supported && at.address == IpAddress::AnyV6())
+      return Listen(executor, {IpAddress::V4(0), at.port});  // a host without IPv6
     if (code) return Fail(ListenFailure(code, at));
     // Only so that a port whose old connections linger can be bound again; two listeners still
     // exclude each other.

@@ -16,16 +16,16 @@ BenchNode::BenchNode(World& world, std::string label, const std::vector<std::str
   engine_ = std::make_unique<Engine>(world, metrics_, port_, *directory_, std::move(identity),
                                      std::move(options));
   add_transports(world, metrics_, *engine_, copy);
-  AwaitOnControl(world, [](Engine& engine) -> Task<bool> {
+  Await(world.control, [](Engine& engine) -> Task<void> {
     engine.Start();
-    co_return true;
+    co_return;
   }(*engine_));
 }
 
 BenchNode::~BenchNode() {
-  AwaitOnControl(world_, [](PortServer& port) -> Task<bool> {
+  Await(world_.control, [](PortServer& port) -> Task<void> {
     port.Close(Error{ErrorId::kClosed, "the benchmark ends"});
-    co_return true;
+    co_return;
   }(*port_));
   engine_ = nullptr;
 }
@@ -33,9 +33,9 @@ BenchNode::~BenchNode() {
 Result<Endpoint> BenchNode::Listen(const Endpoint& at) {
   MC_TRY(std::unique_ptr<Listener> listener, world_.network.Listen(world_.control, at));
   const Endpoint bound = listener->bound();
-  AwaitOnControl(world_, [](PortServer& port, std::shared_ptr<Listener> one) -> Task<bool> {
+  Await(world_.control, [](PortServer& port, std::shared_ptr<Listener> one) -> Task<void> {
     port.Serve(std::move(one));
-    co_return true;
+    co_return;
   }(*port_, std::move(listener)));
   return bound;
 }

@@ -1,9 +1,9 @@
 // An engine with a port of its own: what each of the two processes of a benchmark has.
 #pragma once
 
-#include <future>
 #include <memory>
 
+#include "base/await.h"
 #include "base/metrics.h"
 #include "engine/engine.h"
 
@@ -31,16 +31,5 @@ class BenchNode {
   std::shared_ptr<PortServer> port_;
   std::unique_ptr<Engine> engine_;
 };
-
-/// Runs `task` on the control loop and waits for it. Not from a loop.
-template <class T>
-T AwaitOnControl(World& world, Task<T> task) {
-  std::promise<T> end;
-  Spawn(world.control, [](Task<T> body, std::promise<T>& result) -> Task<void> {
-    T value = co_await std::move(body);
-    result.set_value(std::move(value));
-  }(std::move(task), end));
-  return end.get_future().get();
-}
 
 }  // namespace mooncake

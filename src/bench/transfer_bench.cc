@@ -131,10 +131,7 @@ class TransferBench {
 };
 
 void TransferBench::Sleep(Duration duration) {
-  AwaitOnControl(world_, [](World& world, Duration time) -> Task<bool> {
-    co_await world.clock.SleepFor(world.control, time);
-    co_return true;
-  }(world_, duration));
+  Await(world_.control, world_.clock.SleepFor(world_.control, duration));
 }
 
 Result<pb::BenchReply> TransferBench::Ask(BenchAction action, BenchAreaKind area) {
@@ -143,7 +140,7 @@ Result<pb::BenchReply> TransferBench::Ask(BenchAction action, BenchAreaKind area
   request.set_area(static_cast<std::uint32_t>(area));
   const Instant deadline = After(world_.clock.Now(), kCallTimeout);
   auto call = initiators_.front().peer->Call(Method::kBench, request.SerializeAsString(), deadline);
-  MC_TRY(const Reply reply, AwaitOnControl(world_, std::move(call)));
+  MC_TRY(const Reply reply, Await(world_.control, std::move(call)));
   pb::BenchReply answer;
   if (!Parse(reply.body, answer)) return Fail(ErrorId::kBadFrame, "BenchReply");
   return answer;

@@ -3,8 +3,8 @@
 #include <fmt/format.h>
 
 #include <cstdio>
-#include <future>
 
+#include "base/await.h"
 #include "base/log.h"
 #include "cli/command.h"
 #include "cli/terminal.h"
@@ -121,18 +121,8 @@ class Looker {
   Credentials credentials_;
 };
 
-template <class T>
-T Await(World& world, Task<T> task) {
-  std::promise<T> done;
-  Spawn(world.control, [](Task<T> work, std::promise<T>& end) -> Task<void> {
-    T value = co_await std::move(work);
-    end.set_value(std::move(value));
-  }(std::move(task), done));
-  return done.get_future().get();
-}
-
 int ShowOnce(World& world, Looker& looker, bool json) {
-  const Result<std::string> body = Await(world, looker.Look());
+  const Result<std::string> body = Await(world.control, looker.Look());
   if (!body) return Report(body.error());
   Result<ClusterView> view = ParseCluster(*body);
   if (!view) return Report(view.error());
@@ -209,7 +199,7 @@ int RunStatus(CommandInput& input) {
   });
   constexpr Duration kIntervalMin = std::chrono::milliseconds(20);
   const Duration interval = std::max(kIntervalMin, input.options.Duration("interval"));
-  return Await(world, Watch(world, looker, json, interval, wake, stop));
+  return Await(world.control, Watch(world, looker, json, interval, wake, stop));
 }
 
 }  // namespace

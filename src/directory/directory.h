@@ -26,6 +26,10 @@ struct Record {
   WallTime registered{};
 };
 
+/// Where others may reach a process that listens at `bound`: there and nowhere else, or, if that is
+/// every address, at all of the host's. Loopback only where there is nothing else.
+[[nodiscard]] std::vector<Endpoint> ReachableAt(Network& network, const Endpoint& bound);
+
 /// A record that was there and is not any more.
 struct Obituary {
   Record record;

@@ -124,6 +124,17 @@ Result<Record> RecordFromJson(std::string_view text) {
   return record;
 }
 
+std::vector<Endpoint> ReachableAt(Network& network, const Endpoint& bound) {
+  if (!bound.address.is_unspecified()) return {bound};
+  std::vector<Endpoint> endpoints;
+  for (const IpAddress& address : network.LocalAddresses()) {
+    if (!address.is_loopback() && !address.is_link_local())
+      endpoints.push_back({address, bound.port});
+  }
+  if (endpoints.empty()) endpoints.push_back({IpAddress::LoopbackV4(), bound.port});
+  return endpoints;
+}
+
 void Roster::Update(const std::vector<Record>& records, WallTime now) {
   for (const Record& known : records_) {
     const auto same = [&known](const Record& r) { return r.identity.id == known.identity.id; };

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "base/await.h"
 #include "base/log.h"
 #include "transports/transports.h"
 
@@ -20,19 +21,6 @@ constexpr Duration kProbeTimeout = std::chrono::seconds(3);
 const CopyEngine& MeasuredCopy(Clock& clock) {
   static const CopyEngine copy = CopyEngine::Measure(clock);
   return copy;
-}
-
-// Every address at which others may reach a process that listens there. Loopback only where there
-// is nothing else.
-std::vector<Endpoint> ReachableAt(World& world, const Endpoint& bound) {
-  if (!bound.address.is_unspecified()) return {bound};
-  std::vector<Endpoint> endpoints;
-  for (const IpAddress& address : world.network.LocalAddresses()) {
-    if (!address.is_loopback() && !address.is_link_local())
-      endpoints.push_back({address, bound.port});
-  }
-  if (endpoints.empty()) endpoints.push_back({IpAddress::LoopbackV4(), bound.port});
-  return endpoints;
 }
 
 }  // namespace
@@ -88,25 +76,15 @@ Status RunningEngine::Start(std::string_view local_hostname, const std::string& 
   DirectoryAccess access;
   access.redis_password = settings_.redis_password;
   MC_TRY(directory_, OpenDirectory(world(), directory, EngineOptions{}.cluster, access));
-  MC_TRY(Endpoint at, PlaceToListen(wanted, p2p));
-  Result<std::unique_ptr<Listener>> listener = world().network.Listen(world().control, at);
-  if (!listener && at.address == IpAddress::AnyV6() && listener.error().os_error == EAFNOSUPPORT) {
-    at.address = IpAddress::V4(0);  // a host without IPv6
-    listener = world().network.Listen(world().control, at);
-  }
-  if (!listener) return Fail(listener.error());
-  bound_ = (*listener)->bound();
-  const std::vector<Endpoint> reachable = ReachableAt(world(), bound_);
+  MC_TRY(const Endpoint at, PlaceToListen(wanted, p2p));
+  MC_TRY(std::shared_ptr<Listener> listener, world().network.Listen(world().control, at));
+  bound_ = listener->bound();
+  const std::vector<Endpoint> reachable = ReachableAt(world().network, bound_);
   address_ = wanted.host.empty() ? ToString(reachable.front())
                                  : ToString(HostPort{wanted.host, bound_.port});
   name_ = p2p || local_hostname.empty() ? address_ : std::string(local_hostname);
 
-  const auto incarnation =
-      static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::milliseconds>(
-                                     world().clock.WallNow().time_since_epoch())
-                                     .count());
-  Identity identity{world().random.DrawInstanceId(), incarnation, name_, world().network.host(),
-                    MOONCAKE_VERSION};
+  Identity identity = DrawIdentity(world(), name_);
   EngineOptions options;
   if (settings_.force_tcp) options.transports = {"tcp"};
   port_ = std::make_shared<PortServer>(world(), metrics_, PortServerOptions{});
@@ -127,12 +105,12 @@ Status RunningEngine::Start(std::string_view local_hostname, const std::string& 
         me.directory_->Publish(std::move(own), After(me.world().clock.Now(), kPublishTimeout));
     co_return co_await std::move(publish);
   };
-  return Await(begin(*this, std::move(*listener), std::move(record)));
+  return Await(world().control, begin(*this, std::move(listener), std::move(record)));
 }
 
 RunningEngine::~RunningEngine() {
   if (engine_ && port_) {
-    const auto end = [](RunningEngine& me) -> Task<bool> {
+    const auto end = [](RunningEngine& me) -> Task<void> {
       if (me.published_) {
         auto withdraw = me.directory_->Withdraw(After(me.world().clock.Now(), kWithdrawTimeout));
         co_await std::move(withdraw);
@@ -141,9 +119,8 @@ RunningEngine::~RunningEngine() {
       me.port_->Close(cause);
       auto close = me.engine_->CloseAsync();
       co_await std::move(close);
-      co_return true;
     };
-    Await(end(*this));
+    Await(world().control, end(*this));
   }
   segments_.clear();
   engine_ = nullptr;
@@ -151,10 +128,15 @@ RunningEngine::~RunningEngine() {
 }
 
 std::optional<Segment> RunningEngine::Known(const std::string& name) {
-  const std::shared_lock lock(segments_mutex_);
-  const auto found = segments_.find(name);
-  if (found == segments_.end() || !found->second.peer->is_connected()) return std::nullopt;
-  return found->second;
+  Segment segment;
+  {
+    const std::shared_lock lock(segments_mutex_);
+    const auto found = segments_.find(name);
+    if (found == segments_.end() || !found->second.peer->is_connected()) return std::nullopt;
+    segment = found->second;
+  }
+  if (segment.version == segment.peer->regions_version()) return segment;
+  return Remember(name, std::move(segment.peer));
 }
 
 Result<Segment> RunningEngine::Find(const std::string& name, Instant deadline) {
@@ -178,13 +160,14 @@ Result<Segment> RunningEngine::Find(const std::string& name, Instant deadline) {
 Result<Segment> RunningEngine::Meet(const std::string& name, Instant deadline) {
   if (std::optional<Segment> known = Known(name)) return *std::move(known);
   MC_TRY(PeerPtr peer, engine_->ConnectNow(name, deadline));
-  if (const Status listed = Await(peer->Refresh(deadline)); !listed) return Fail(listed.error());
+  if (const Status listed = Await(world().control, peer->Refresh(deadline)); !listed)
+    return Fail(listed.error());
   return Remember(name, std::move(peer));
 }
 
 Result<Segment> RunningEngine::Refresh(const std::string& name, Instant deadline) {
   MC_TRY(Segment segment, Find(name, deadline));
-  Status listed = Await(segment.peer->Refresh(deadline));
+  Status listed = Await(world().control, segment.peer->Refresh(deadline));
   if (!listed && listed.error().code() == Errc::kPeerGone) {
     Forget(name, segment.peer);
     return Find(name, deadline);  // a successor, which has been asked just now
@@ -193,8 +176,10 @@ Result<Segment> RunningEngine::Refresh(const std::string& name, Instant deadline
   return Remember(name, std::move(segment.peer));
 }
 
-Result<Segment> RunningEngine::Remember(const std::string& name, PeerPtr peer) {
-  Segment segment{peer, std::make_shared<const AddressIndex>(peer->ListedRegions())};
+Segment RunningEngine::Remember(const std::string& name, PeerPtr peer) {
+  // The version first: what changes meanwhile is looked at again.
+  const std::uint64_t version = peer->regions_version();
+  Segment segment{peer, std::make_shared<const AddressIndex>(peer->ListedRegions()), version};
   const std::lock_guard lock(segments_mutex_);
   segments_[name] = segment;
   return segment;
@@ -207,7 +192,7 @@ void RunningEngine::Forget(const std::string& name, const PeerPtr& peer) {
 }
 
 Status RunningEngine::Notify(const PeerPtr& peer, const TransferNotify& notify, Instant deadline) {
-  return Await(engine_->Notify(peer, notify.name, notify.message, deadline));
+  return Await(world().control, engine_->Notify(peer, notify.name, notify.message, deadline));
 }
 
 }  // namespace mooncake::drop_in

@@ -2,7 +2,6 @@
 // the segments that it was asked for.
 #pragma once
 
-#include <future>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -27,6 +26,7 @@ namespace mooncake::drop_in {
 struct Segment {
   PeerPtr peer;
   std::shared_ptr<const AddressIndex> addresses;
+  std::uint64_t version = 0;  ///< Peer::regions_version() that `addresses` shows, or a newer one.
 };
 
 /// Any thread, once open.
@@ -62,16 +62,6 @@ class RunningEngine {
   void Forget(const std::string& name, const PeerPtr& peer);
   [[nodiscard]] Status Notify(const PeerPtr& peer, const TransferNotify& notify, Instant deadline);
 
-  /// Runs `task` on the control loop and waits for it. Not from a loop.
-  template <class T>
-  T Await(Task<T> task) {
-    std::promise<T> end;
-    Spawn(world().control, [](Task<T> body, std::promise<T>& result) -> Task<void> {
-      result.set_value(co_await std::move(body));
-    }(std::move(task), end));
-    return end.get_future().get();
-  }
-
  private:
   RunningEngine();
   [[nodiscard]] Status Start(std::string_view local_hostname, const std::string& directory,
@@ -79,7 +69,7 @@ class RunningEngine {
   [[nodiscard]] Result<Endpoint> PlaceToListen(const HostPort& wanted, bool p2p);
   [[nodiscard]] std::optional<Segment> Known(const std::string& name);
   [[nodiscard]] Result<Segment> Meet(const std::string& name, Instant deadline);
-  [[nodiscard]] Result<Segment> Remember(const std::string& name, PeerPtr peer);
+  Segment Remember(const std::string& name, PeerPtr peer);
   [[nodiscard]] World& world() const noexcept { return real_->world(); }
 
   const Settings settings_;

@@ -2,8 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
+#include <set>
 
 #include "base/log.h"
 #include "drop_in/fork_mark.h"
@@ -24,6 +26,18 @@ Error NotInitialized() {
 }
 
 std::byte* ToPointer(std::uint64_t address) { return reinterpret_cast<std::byte*>(address); }
+
+int ReportUnknown(std::string_view what, std::uint64_t address) {
+  Report(what,
+         Error{ErrorId::kRegionUnknown, fmt::format("no registration begins at {:#x}", address)});
+  return kAddressNotRegistered;
+}
+
+// Whether a registration of the client's own begins there, not one of managed memory.
+bool IsClients(RunningEngine& running, std::uint64_t address) {
+  return running.engine().regions()->FindBase(ToPointer(address)).has_value() &&
+         !running.managed().Owns(address);
+}
 
 Status CheckShape(const Ranges& ranges) {
   if (ranges.local.size() == ranges.remote.size() && ranges.local.size() == ranges.lengths.size())
@@ -57,22 +71,41 @@ std::optional<std::size_t> ToSlices(const Ranges& ranges, const AddressIndex& in
   return std::nullopt;
 }
 
+// Registered memory of this engine that stays so while this lives.
+class HeldMemory {
+ public:
+  explicit HeldMemory(const RegionTable& regions) : regions_(regions) {}
+
+  Status Hold(std::uint64_t address, std::uint64_t length_bytes) {
+    if (length_bytes == 0) return {};
+    const auto holds = [&](const PinnedRange& pin) {
+      const std::uint64_t offset = address - reinterpret_cast<std::uint64_t>(pin.bytes().data());
+      return offset <= pin.bytes().size() && length_bytes <= pin.bytes().size() - offset;
+    };
+    if (std::any_of(pins_.begin(), pins_.end(), holds)) return {};
+    MC_TRY(const RegionInfo region, regions_.FindLocal(ToPointer(address), length_bytes));
+    MC_TRY(PinnedRange pin, regions_.Pin(region.id, region.key, region.access));
+    pins_.push_back(std::move(pin));
+    return {};
+  }
+
+ private:
+  const RegionTable& regions_;
+  std::vector<PinnedRange> pins_;
+};
+
 Status CopyWithin(RunningEngine& running, const Ranges& ranges, Opcode opcode) {
-  const RegionTable& regions = *running.engine().regions();
+  HeldMemory memory(*running.engine().regions());
   // All before a byte has moved.
   for (std::size_t i = 0; i < ranges.lengths.size(); ++i) {
-    const std::uint64_t length = ranges.lengths[i];
-    if (length == 0) continue;
-    for (const std::uint64_t address : {ranges.local[i], ranges.remote[i]}) {
-      if (const auto held = regions.FindLocalBytes(ToPointer(address), length); !held)
-        return Fail(held.error());
-    }
+    MC_TRY_STATUS(memory.Hold(ranges.local[i], ranges.lengths[i]));
+    MC_TRY_STATUS(memory.Hold(ranges.remote[i], ranges.lengths[i]));
   }
+  const bool writes = opcode == Opcode::kWrite;
   for (std::size_t i = 0; i < ranges.lengths.size(); ++i) {
-    std::byte* to = ToPointer(opcode == Opcode::kWrite ? ranges.remote[i] : ranges.local[i]);
-    const std::byte* from =
-        ToPointer(opcode == Opcode::kWrite ? ranges.local[i] : ranges.remote[i]);
-    std::memmove(to, from, ranges.lengths[i]);
+    if (ranges.lengths[i] == 0) continue;
+    std::memmove(ToPointer(writes ? ranges.remote[i] : ranges.local[i]),
+                 ToPointer(writes ? ranges.local[i] : ranges.remote[i]), ranges.lengths[i]);
   }
   return {};
 }
@@ -230,11 +263,7 @@ int TransferEngine::UnregisterMemory(std::uint64_t address) noexcept {
   RunningEngine* const engine = running();
   if (engine == nullptr) return Report("unregister_memory", NotInitialized());
   const Result<RegionInfo> region = engine->engine().regions()->FindBase(ToPointer(address));
-  if (!region || engine->managed().Owns(address)) {
-    Report("unregister_memory",
-           Error{ErrorId::kRegionUnknown, fmt::format("no registration begins at {:#x}", address)});
-    return kAddressNotRegistered;
-  }
+  if (!region || !IsClients(*engine, address)) return ReportUnknown("unregister_memory", address);
   const Status ended = engine->engine().Unregister(region->id);
   if (ended) return kOk;
   Report("unregister_memory", ended.error());
@@ -261,11 +290,10 @@ int TransferEngine::BatchRegisterMemory(std::span<const std::uint64_t> addresses
 int TransferEngine::BatchUnregisterMemory(std::span<const std::uint64_t> addresses) noexcept {
   RunningEngine* const engine = running();
   if (engine == nullptr) return Report("batch_unregister_memory", NotInitialized());
+  std::set<std::uint64_t> seen;
   for (const std::uint64_t address : addresses) {
-    if (engine->engine().regions()->FindBase(ToPointer(address))) continue;
-    Report("batch_unregister_memory",
-           Error{ErrorId::kRegionUnknown, fmt::format("no registration begins at {:#x}", address)});
-    return kAddressNotRegistered;
+    if (IsClients(*engine, address) && seen.insert(address).second) continue;
+    return ReportUnknown("batch_unregister_memory", address);
   }
   int outcome = kOk;
   for (const std::uint64_t address : addresses) {

@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <memory>
@@ -137,6 +138,57 @@ TEST_F(DropIn, MemoryThatThePeerRegistersLaterOrAnewIsFound) {
   ASSERT_EQ(there.engine.RegisterMemory(there.base(), kBytes), kOk);
   EXPECT_EQ(here.engine.TransferSync(name, here.base(), there.base() + 64, 8, Opcode::kWrite), kOk);
   EXPECT_EQ(there.memory[71], std::byte{3});
+}
+
+TEST_F(DropIn, AnAsynchronousTransferFindsMemoryThatWasRegisteredAnew) {
+  Node here(std::byte{3});
+  Node there;
+  const std::uint64_t local = here.base();
+  const std::uint64_t remote = there.base();
+  const std::uint64_t length = 64;
+  for (int round = 0; round < 3; ++round) {
+    const std::uint64_t id = here.engine.TransferAsync(
+        there.engine.SegmentName(), {{&local, 1}, {&remote, 1}, {&length, 1}}, Opcode::kWrite);
+    ASSERT_NE(id, 0U);
+    EXPECT_EQ(here.engine.WaitAll({&id, 1}), kOk) << round;
+    EXPECT_EQ(there.memory[63], std::byte{3});
+    ASSERT_EQ(there.engine.UnregisterMemory(there.base()), kOk);
+    there.memory[63] = {};
+    ASSERT_EQ(there.engine.RegisterMemory(there.base(), kBytes), kOk);
+  }
+}
+
+TEST_F(DropIn, UnregisteringManyIsAllOrNothing) {
+  Node node;
+  const std::uint64_t managed = node.engine.AllocateManagedBuffer(4 << 20);
+  const std::array<std::uint64_t, 2> twice = {node.base(), node.base()};
+  const std::array<std::uint64_t, 2> not_its_own = {node.base(), managed};
+  EXPECT_EQ(node.engine.BatchUnregisterMemory(twice), kAddressNotRegistered);
+  EXPECT_EQ(node.engine.BatchUnregisterMemory(not_its_own), kAddressNotRegistered);
+  EXPECT_EQ(Told("E304"), 2U);
+  EXPECT_TRUE(node.engine.IsRegistered(node.base(), kBytes));
+}
+
+TEST_F(DropIn, NothingIsCopiedWithinAnEngineOnceItsMemoryIsUnregistered) {
+  constexpr std::size_t kLarge = 32 << 20;
+  std::vector<std::byte> from(kLarge, std::byte{1});
+  std::vector<std::byte> to(kLarge);
+  TransferEngine engine;
+  ASSERT_EQ(engine.Initialize("127.0.0.1", "P2PHANDSHAKE", "tcp", ""), kOk);
+  ASSERT_EQ(engine.RegisterMemory(AddressOf(from.data()), kLarge), kOk);
+  ASSERT_EQ(engine.RegisterMemory(AddressOf(to.data()), kLarge), kOk);
+  std::atomic<int> copies = 0;
+  std::thread copier([&] {
+    while (engine.TransferSync(engine.SegmentName(), AddressOf(from.data()), AddressOf(to.data()),
+                               kLarge, Opcode::kWrite) == kOk)
+      copies += 1;
+  });
+  while (copies < 3) std::this_thread::yield();
+  ASSERT_EQ(engine.UnregisterMemory(AddressOf(to.data())), kOk);
+  std::fill(to.begin(), to.end(), std::byte{});
+  copier.join();
+  EXPECT_EQ(std::count(to.begin(), to.end(), std::byte{}), static_cast<std::ptrdiff_t>(kLarge));
+  EXPECT_EQ(Told("E307"), 1U);
 }
 
 TEST_F(DropIn, ADeadPeerFailsQuickly) {

@@ -3,9 +3,9 @@
 #include <fmt/format.h>
 
 #include <condition_variable>
-#include <future>
 #include <map>
 
+#include "base/await.h"
 #include "base/log.h"
 #include "engine/batch.h"
 #include "engine/connector.h"
@@ -31,16 +31,6 @@ bool IsPathsFault(const Error& error) {
 bool MayHeal(const Error& error) {
   return IsPathsFault(error) || error.id == ErrorId::kRegionUnknown ||
          error.id == ErrorId::kChecksum;
-}
-
-// Not from the loop.
-template <class T>
-T RunAndWait(const Executor& loop, Task<T> task) {
-  std::promise<T> end;
-  Spawn(loop, [](Task<T> body, std::promise<T>& result) -> Task<void> {
-    result.set_value(co_await std::move(body));
-  }(std::move(task), end));
-  return end.get_future().get();
 }
 
 }  // namespace
@@ -503,10 +493,7 @@ void Engine::Start() { impl_->Start(); }
 
 void Engine::Close() {
   if (impl_->closed) return;
-  RunAndWait<bool>(impl_->world.control, [](std::shared_ptr<Impl> impl) -> Task<bool> {
-    co_await impl->Close();
-    co_return true;
-  }(impl_));
+  Await(impl_->world.control, impl_->Close());
 }
 
 Task<void> Engine::CloseAsync() {
@@ -530,9 +517,7 @@ Result<RegionInfo> Engine::Allocate(const std::string& name, std::uint64_t lengt
   return impl_->memory->Allocate(name, length_bytes, options);
 }
 
-Status Engine::Unregister(RegionId id) {
-  return RunAndWait<Status>(impl_->world.control, UnregisterAsync(id));
-}
+Status Engine::Unregister(RegionId id) { return Await(impl_->world.control, UnregisterAsync(id)); }
 
 Task<void> Engine::EndTransfersOf(InstanceId peer) {
   const auto impl = impl_;
@@ -563,7 +548,7 @@ Task<Result<PeerPtr>> Engine::Connect(Record record, Instant deadline) {
 }
 
 Result<PeerPtr> Engine::ConnectNow(const std::string& label, Instant deadline) {
-  return RunAndWait<Result<PeerPtr>>(impl_->world.control, Connect(label, deadline));
+  return Await(impl_->world.control, Connect(label, deadline));
 }
 
 Status Engine::Run(const PeerPtr& peer, Direction direction, std::span<const Copy> copies,

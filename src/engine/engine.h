@@ -185,6 +185,8 @@ class Peer {
   /// The peer's listed regions as last fetched; Refresh() fetches them (on the control loop).
   [[nodiscard]] virtual std::vector<RegionInfo> ListedRegions() const = 0;
   [[nodiscard]] virtual Task<Status> Refresh(Instant deadline) = 0;
+  /// Changes with every region that becomes known or ends.
+  [[nodiscard]] virtual std::uint64_t regions_version() const noexcept = 0;
 };
 
 }  // namespace mooncake

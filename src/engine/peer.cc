@@ -37,11 +37,12 @@ void KnownRegions::Add(const RegionInfo& region, bool listed) {
   if (found != by_id_.end() && found->second->info.key == region.key) return;
   all_.push_back({region, listed});
   by_id_[region.id] = &all_.back();
+  version_.fetch_add(1, std::memory_order_release);
 }
 
 void KnownRegions::Remove(RegionId id) {
   const std::unique_lock lock(mutex_);
-  by_id_.erase(id);
+  if (by_id_.erase(id) > 0) version_.fetch_add(1, std::memory_order_release);
 }
 
 std::vector<RegionInfo> KnownRegions::Listed() const {

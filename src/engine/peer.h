@@ -23,6 +23,10 @@ class KnownRegions final : public PeerRegions {
   void Add(const RegionInfo& region, bool listed);
   void Remove(RegionId id);
   [[nodiscard]] std::vector<RegionInfo> Listed() const;
+  /// Changes after each Add() and Remove() that changed something.
+  [[nodiscard]] std::uint64_t version() const noexcept {
+    return version_.load(std::memory_order_acquire);
+  }
 
  private:
   struct Known {
@@ -31,7 +35,8 @@ class KnownRegions final : public PeerRegions {
   };
   mutable std::shared_mutex mutex_;
   std::unordered_map<RegionId, const Known*> by_id_;  // guarded by mutex_
-  std::deque<Known> all_;  // guarded by mutex_; keeps what Find() has handed out
+  std::deque<Known> all_;                   // guarded by mutex_; keeps what Find() has handed out
+  std::atomic<std::uint64_t> version_ = 0;  // written under mutex_
 };
 
 /// One transport between this process and the peer.
@@ -85,6 +90,7 @@ class PeerImpl final : public Peer, public std::enable_shared_from_this<PeerImpl
   void AddRegion(const RegionInfo& region) override { regions_->Add(region, false); }
   std::vector<RegionInfo> ListedRegions() const override { return regions_->Listed(); }
   Task<Status> Refresh(Instant deadline) override;
+  std::uint64_t regions_version() const noexcept override { return regions_->version(); }
 
   // ---- for the engine; on the control loop unless said otherwise ----
   [[nodiscard]] const std::shared_ptr<KnownRegions>& regions() const noexcept { return regions_; }

@@ -2,8 +2,7 @@
 
 #include <fmt/format.h>
 
-#include <future>
-
+#include "base/await.h"
 #include "base/log.h"
 #include "base/units.h"
 #include "directory/memory/directory_server.h"
@@ -13,19 +12,6 @@
 
 namespace mooncake {
 namespace {
-
-// Every address at which others may reach this process: the one that was written, or all of the
-// host's. Loopback only where there is nothing else.
-std::vector<Endpoint> PublishedEndpoints(World& world, bool chosen_address, const Endpoint& bound) {
-  if (chosen_address) return {bound};
-  std::vector<Endpoint> endpoints;
-  for (const IpAddress& address : world.network.LocalAddresses()) {
-    if (!address.is_loopback() && !address.is_link_local())
-      endpoints.push_back({address, bound.port});
-  }
-  if (endpoints.empty()) endpoints.push_back({IpAddress::LoopbackV4(), bound.port});
-  return endpoints;
-}
 
 Role ParseRole(const std::string& text) {
   if (text == "prefill") return Role::kPrefill;
@@ -42,17 +28,6 @@ std::vector<std::string> SplitList(std::string_view text) {
     text.remove_prefix(comma + 1);
   }
   return parts;
-}
-
-// Runs `task` on the control loop; the caller is a thread of its own.
-template <class T>
-T Await(World& world, Task<T> task) {
-  std::promise<T> done;
-  Spawn(world.control, [](Task<T> work, std::promise<T>& end) -> Task<void> {
-    T value = co_await std::move(work);
-    end.set_value(std::move(value));
-  }(std::move(task), done));
-  return done.get_future().get();
 }
 
 }  // namespace
@@ -93,7 +68,6 @@ struct Instance::Parts {
 struct Instance::ListenPlan {
   std::string label;
   Endpoint at;
-  bool chosen_address = false;  // a person wrote it: listen nowhere else
 };
 
 // Where to listen and how to be called, from local_hostname, host and port.
@@ -126,7 +100,6 @@ Task<Result<Instance::ListenPlan>> Instance::PlanListening(World& world, const O
     const Result<std::vector<IpAddress>> addresses = co_await std::move(resolve);
     if (!addresses) co_return Fail(addresses.error());
     plan.at.address = addresses->front();
-    plan.chosen_address = !plan.at.address.is_unspecified();
   }
   co_return plan;
 }
@@ -155,13 +128,8 @@ Status Instance::Parts::Build(const Options& options, const TransportFactory& ad
                                         static_cast<std::uint32_t>(options.Count("page_tokens"))));
   const Role role = ParseRole(options.Text("role"));
   bound = listener->bound();
-  const auto incarnation =
-      static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::milliseconds>(
-                                     world.clock.WallNow().time_since_epoch())
-                                     .count());
-  Identity identity{world.random.DrawInstanceId(), incarnation,
-                    plan.label.empty() ? std::string(ToString(role)) : plan.label,
-                    world.network.host(), MOONCAKE_VERSION};
+  Identity identity =
+      DrawIdentity(world, plan.label.empty() ? std::string(ToString(role)) : plan.label);
   port = std::make_shared<PortServer>(world, metrics, PortServerOptions{});
   EngineOptions engine_options;
   engine_options.cluster = options.Text("cluster");
@@ -189,7 +157,7 @@ Status Instance::Parts::Build(const Options& options, const TransportFactory& ad
 
   record.identity = engine->identity();
   record.cluster = engine_options.cluster;
-  record.endpoints = PublishedEndpoints(world, plan.chosen_address, bound);
+  record.endpoints = ReachableAt(world.network, bound);
   record.attributes = {{"role", std::string(ToString(role))}, {"model", core->model_id}};
   record.registered = world.clock.WallNow();
   const Duration wait = options.Duration("directory_wait");
@@ -229,25 +197,18 @@ Result<std::unique_ptr<Instance>> Instance::Prepare(World& world, const Options&
          ReadDirectoryAccess(world.files, options, parts->credentials));
   MC_TRY(parts->directory,
          OpenDirectory(world, options.Text("metadata_server"), options.Text("cluster"), access));
-  Result<std::unique_ptr<Listener>> listener = world.network.Listen(world.control, plan.at);
-  if (!listener && plan.at.address == IpAddress::AnyV6() &&
-      listener.error().os_error == EAFNOSUPPORT) {
-    listener = world.network.Listen(world.control,
-                                    {IpAddress::V4(0), plan.at.port});  // a host without IPv6
-  }
-  if (!listener) return Fail(listener.error());
-  parts->listener = std::move(*listener);
+  MC_TRY(parts->listener, world.network.Listen(world.control, plan.at));
   return std::unique_ptr<Instance>(new Instance(std::move(parts)));
 }
 
 Result<std::unique_ptr<Instance>> Instance::Open(World& world, const Options& options,
                                                  const CopyEngine& copy,
                                                  const TransportFactory& add_transports) {
-  const Result<ListenPlan> plan = Await(world, PlanListening(world, options));
+  const Result<ListenPlan> plan = Await(world.control, PlanListening(world, options));
   if (!plan) return Fail(plan.error());
   MC_TRY(std::unique_ptr<Instance> instance, Prepare(world, options, *plan, copy));
   MC_TRY_STATUS(instance->parts_->Build(options, add_transports, *plan));
-  MC_TRY_STATUS(Await(world, instance->parts_->Begin()));
+  MC_TRY_STATUS(Await(world.control, instance->parts_->Begin()));
   return instance;
 }
 
@@ -285,14 +246,7 @@ Task<void> Instance::DrainAsync(Duration timeout) {
     MC_LOG(warn, "requests were cut off: they did not end within {}", FormatDuration(timeout));
 }
 
-void Instance::Drain(Duration timeout) {
-  const auto drain = [](Instance& instance, Duration limit) -> Task<bool> {
-    auto draining = instance.DrainAsync(limit);
-    co_await std::move(draining);
-    co_return true;
-  };
-  Await(parts_->world, drain(*this, timeout));
-}
+void Instance::Drain(Duration timeout) { Await(parts_->world.control, DrainAsync(timeout)); }
 
 Task<void> Instance::CloseAsync() {
   Parts& p = *parts_;
@@ -314,12 +268,7 @@ Task<void> Instance::CloseAsync() {
 Instance::~Instance() {
   Parts& p = *parts_;
   if (p.closed) return;
-  const auto close = [](Instance& instance) -> Task<bool> {
-    auto closing = instance.CloseAsync();
-    co_await std::move(closing);
-    co_return true;
-  };
-  Await(p.world, close(*this));
+  Await(p.world.control, CloseAsync());
 }
 
 }  // namespace mooncake

@@ -1,6 +1,7 @@
 // Calls that may wait let other Python threads run meanwhile.
 #pragma once
 
+#include <cxxabi.h>
 #include <pybind11/pybind11.h>
 #include <unistd.h>
 
@@ -15,20 +16,27 @@ namespace mooncake::python {
 }
 
 /// Gives the interpreter's lock away and takes it back at the end. Where the interpreter has begun
-/// to end meanwhile, there is nothing to come back to: CPython would unwind this thread, through
-/// frames that do not allow it, so it rests until the process is gone. pybind11::gil_scoped_release
-/// does not know of that.
+/// to end meanwhile, or does so while this thread waits for the lock, there is nothing to come back
+/// to: CPython ends the thread by unwinding it, through frames that do not allow that, so it rests
+/// until the process is gone. pybind11::gil_scoped_release does not know of that.
 class WithoutGil {
  public:
   WithoutGil() : state_(PyEval_SaveThread()) {}
   ~WithoutGil() {
-    while (InterpreterEnds()) ::pause();
-    PyEval_RestoreThread(state_);
+    if (InterpreterEnds()) Rest();
+    try {
+      PyEval_RestoreThread(state_);
+    } catch (abi::__forced_unwind&) {
+      Rest();  // leaving this handler would end the process
+    }
   }
   WithoutGil(const WithoutGil&) = delete;
   WithoutGil& operator=(const WithoutGil&) = delete;
 
  private:
+  [[noreturn]] static void Rest() noexcept {
+    for (;;) ::pause();
+  }
   PyThreadState* state_;
 };
 

@@ -3,8 +3,8 @@
 #include <fmt/format.h>
 
 #include <boost/json.hpp>
-#include <future>
 
+#include "base/await.h"
 #include "model/model_shape.h"
 #include "model/reference.h"
 #include "view/fetch_cluster.h"
@@ -361,15 +361,7 @@ Task<Result<ReplayResult>> RunAll(World& world, const Trace& trace, const Replay
 
 Result<ReplayResult> Replay(World& world, const Trace& trace, const ReplayOptions& options) {
   std::unique_ptr<Replayer> replayer;
-  std::promise<Result<ReplayResult>> done;
-  Spawn(world.control,
-        [](World& w, const Trace& t, const ReplayOptions& o, std::unique_ptr<Replayer>& r,
-           std::promise<Result<ReplayResult>>& end) -> Task<void> {
-          auto run = RunAll(w, t, o, r);
-          Result<ReplayResult> result = co_await std::move(run);
-          end.set_value(std::move(result));
-        }(world, trace, options, replayer, done));
-  Result<ReplayResult> result = done.get_future().get();
+  Result<ReplayResult> result = Await(world.control, RunAll(world, trace, options, replayer));
   if (replayer) replayer->Stop();
   return result;
 }

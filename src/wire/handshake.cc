@@ -6,6 +6,13 @@
 
 namespace mooncake {
 
+Identity DrawIdentity(World& world, std::string label) {
+  const auto since_1970 = std::chrono::duration_cast<std::chrono::milliseconds>(
+      world.clock.WallNow().time_since_epoch());
+  return {world.random.DrawInstanceId(), static_cast<std::uint64_t>(since_1970.count()),
+          std::move(label), world.network.host(), MOONCAKE_VERSION};
+}
+
 std::string Describe(const Identity& identity) {
   return fmt::format("{} (id {})", identity.label.empty() ? "an unnamed instance" : identity.label,
                      ShortId(identity.id));

@@ -35,6 +35,8 @@ struct Identity {
   HostIdentity host;
   std::string program_version;
 };
+/// Of a process that starts now, on this host.
+[[nodiscard]] Identity DrawIdentity(World& world, std::string label);
 /// "prefill-0 (id 7f3a)".
 [[nodiscard]] std::string Describe(const Identity& identity);
 

@@ -283,6 +283,15 @@ class Engines(unittest.TestCase):
         self.assertEqual(memory.count(b"x"), 200)
         self.assertEqual(explicit.transfer_sync_read("node-a:1234", address + 100, address, 100), 0)
         self.assertLess(plain.transfer_sync_read("node-c", address, address + 100, 100), 0)
+        # Another process under the same name is found by the same call.
+        del explicit
+        self.assertLess(plain.transfer_sync_write("node-b", address, address + 100, 100), 0)
+        memory[100:] = bytes(100)
+        successor = TransferEngine()
+        self.assertEqual(successor.initialize("node-b", endpoint, "tcp", ""), 0)
+        self.assertEqual(successor.register_memory(address + 100, 100), 0)
+        self.assertEqual(plain.transfer_sync_write("node-b", address, address + 100, 100), 0)
+        self.assertEqual(memory.count(b"x"), 200)
 
     def test_an_engine_that_is_not_initialized(self):
         engine = TransferEngine()
