@@ -56,6 +56,8 @@ class RunningEngine {
   /// The segment as it is known, over a connection that exists or a new one. Errors as
   /// Engine::Connect() and Peer::Refresh().
   [[nodiscard]] Result<Segment> Find(const std::string& name, Instant deadline);
+  /// The same without waiting; nullopt: there is no connection yet.
+  [[nodiscard]] std::optional<Segment> Known(const std::string& name);
   /// With the peer's regions as they are now. Fails also where the peer does not answer.
   [[nodiscard]] Result<Segment> Refresh(const std::string& name, Instant deadline);
   /// What is known of it is of no use any more: its process is gone.
@@ -67,7 +69,6 @@ class RunningEngine {
   [[nodiscard]] Status Start(std::string_view local_hostname, const std::string& directory,
                              std::string_view protocol);
   [[nodiscard]] Result<Endpoint> PlaceToListen(const HostPort& wanted, bool p2p);
-  [[nodiscard]] std::optional<Segment> Known(const std::string& name);
   [[nodiscard]] Result<Segment> Meet(const std::string& name, Instant deadline);
   Segment Remember(const std::string& name, PeerPtr peer);
   [[nodiscard]] World& world() const noexcept { return real_->world(); }

@@ -7,8 +7,8 @@
 #include <map>
 #include <set>
 
-#include "base/log.h"
 #include "drop_in/fork_mark.h"
+#include "drop_in/report.h"
 #include "drop_in/running_engine.h"
 
 namespace mooncake::drop_in {
@@ -16,13 +16,12 @@ namespace {
 
 constexpr int kAttemptsMax = 3;
 
-int Report(std::string_view what, const Error& error) {
-  MC_LOG(warn, "{}: {}", what, error.Text());
-  return kFailed;
-}
-
 Error NotInitialized() {
   return {ErrorId::kNotInitialized, "or this process was forked from the one that it runs in"};
+}
+
+Error NoSuchTransfer(std::uint64_t id) {
+  return {ErrorId::kBadRange, fmt::format("there is no transfer {}", id)};
 }
 
 std::byte* ToPointer(std::uint64_t address) { return reinterpret_cast<std::byte*>(address); }
@@ -399,14 +398,50 @@ std::uint64_t TransferEngine::TransferAsync(std::string_view segment, const Rang
                                                ToOptions(notify, deadline)));
 }
 
+std::optional<std::uint64_t> TransferEngine::TryTransferAsync(
+    std::string_view segment, const Ranges& ranges, Opcode opcode,
+    const TransferNotify* notify) noexcept {
+  RunningEngine* const engine = running();
+  if (engine == nullptr) {
+    Report("transfer", NotInitialized());
+    return 0;
+  }
+  if (const Status shape = CheckShape(ranges); !shape) {
+    Report("transfer", shape.error());
+    return 0;
+  }
+  std::optional<Segment> known = engine->Known(std::string(segment));
+  std::vector<Slice> slices;
+  if (!known || ToSlices(ranges, *known->addresses, slices)) return std::nullopt;
+  return batches_->Add(engine->engine().Submit(known->peer, ToDirection(opcode), std::move(slices),
+                                               ToOptions(notify, engine->Deadline())));
+}
+
+void TransferEngine::OnEnd(std::uint64_t id, std::function<void(const Status&)> call) noexcept {
+  const std::optional<std::shared_ptr<Batch>> batch =
+      running() == nullptr ? std::nullopt : batches_->Find(id);
+  if (!batch) {
+    call(Fail(NoSuchTransfer(id)));
+  } else if (*batch) {
+    (*batch)->OnDone(std::move(call));
+  } else {
+    call({});
+  }
+}
+
+void TransferEngine::Cancel(std::uint64_t id) noexcept {
+  if (running() == nullptr) return;
+  const std::optional<std::shared_ptr<Batch>> batch = batches_->Find(id);
+  if (batch && *batch) (*batch)->Cancel();
+}
+
 int TransferEngine::WaitAll(std::span<const std::uint64_t> ids) noexcept {
   if (running() == nullptr) return Report("transfer status", NotInitialized());
   int outcome = kOk;
   for (const std::uint64_t id : ids) {
     const std::optional<std::shared_ptr<Batch>> batch = batches_->Find(id);
     if (!batch) {
-      outcome = Report("transfer status",
-                       Error{ErrorId::kBadRange, fmt::format("there is no transfer {}", id)});
+      outcome = Report("transfer status", NoSuchTransfer(id));
     } else if (*batch) {
       if (const Status ended = (*batch)->Wait(); !ended)
         outcome = Report("transfer", ended.error());

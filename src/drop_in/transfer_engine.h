@@ -4,17 +4,21 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "base/result.h"
+
 namespace mooncake::drop_in {
 
 /// What calls return. Everything but kOk is negative; why is in the log, once, with an error id and
-/// a remedy.
+/// a remedy, unless the caller catches it (CaughtError in report.h).
 enum Code : int {
   kOk = 0,
   kFailed = -1,                ///< Bad arguments, a dead peer, an address that no region holds.
@@ -111,6 +115,16 @@ class TransferEngine {
   [[nodiscard]] std::uint64_t TransferAsync(std::string_view segment, const Ranges& ranges,
                                             Opcode opcode,
                                             const TransferNotify* notify = nullptr) noexcept;
+  /// The same without ever waiting. nullopt, with nothing started: the peer has to be met or asked
+  /// first, or the segment is this engine's own.
+  [[nodiscard]] std::optional<std::uint64_t> TryTransferAsync(
+      std::string_view segment, const Ranges& ranges, Opcode opcode,
+      const TransferNotify* notify = nullptr) noexcept;
+  /// Calls `call` once with the outcome, on a thread of the engine's, or at once on this one. It
+  /// must not block. The id lives on until Release().
+  void OnEnd(std::uint64_t id, std::function<void(const Status&)> call) noexcept;
+  /// Best effort: the transfer ends soon, either way.
+  void Cancel(std::uint64_t id) noexcept;
   /// Blocks until all have ended, and forgets them. kOk if each has moved everything; an id that is
   /// not known fails.
   int WaitAll(std::span<const std::uint64_t> ids) noexcept;

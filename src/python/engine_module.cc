@@ -12,6 +12,7 @@
 
 #include "drop_in/transfer_engine.h"
 #include "python/arguments.h"
+#include "python/own_engine.h"
 #include "python/without_gil.h"
 
 namespace mooncake::python {
@@ -21,20 +22,6 @@ namespace py = pybind11;
 using drop_in::Opcode;
 using drop_in::TransferNotify;
 using Inner = drop_in::TransferEngine;
-using InnerPtr = std::shared_ptr<Inner>;
-
-// Closing waits for peers and threads, which may want the interpreter's lock.
-InnerPtr MakeInner() {
-  return {new Inner, [](Inner* engine) {
-            if (PyGILState_Check() == 0 || InterpreterEnds()) {
-              delete engine;
-              return;
-            }
-            const WithoutGil waiting;
-            delete engine;
-          }};
-}
-
 // What Python calls TransferEngine. Arguments that name nothing fail like any other call.
 class Engine {
  public:
@@ -277,4 +264,5 @@ PYBIND11_MODULE(engine, m) {
            Waiting(), "Of the region that a peer registered first; 0: none.");
   BindMemory(engine);
   BindTransfers(engine);
+  BindOwnEngine(m);
 }

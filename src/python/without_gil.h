@@ -40,4 +40,15 @@ class WithoutGil {
   PyThreadState* state_;
 };
 
+/// For destructors, which run with the lock or without, also while the interpreter ends.
+template <class Call>
+void RunWithoutGil(Call&& call) {
+  if (PyGILState_Check() == 0 || InterpreterEnds()) {
+    call();
+    return;
+  }
+  const WithoutGil waiting;
+  call();
+}
+
 }  // namespace mooncake::python
