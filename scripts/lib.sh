@@ -1,9 +1,9 @@
 # Helpers of ./run: packages, building, counting.
 
 build_packages=(build-essential cmake ninja-build pkg-config ccache mold libboost1.81-dev libprotobuf-dev protobuf-compiler
-  libfmt-dev libspdlog-dev libcli11-dev libexpected-dev libxxhash-dev prometheus-cpp-dev libgtest-dev libgmock-dev
+  libfmt-dev libspdlog-dev libcli11-dev libgflags-dev libexpected-dev libxxhash-dev prometheus-cpp-dev libgtest-dev libgmock-dev
   libbenchmark-dev libssl-dev pybind11-dev python3-dev)
-test_packages=(binutils etcd-server iproute2 openssl python3 redis-server)
+test_packages=(binutils etcd-server iproute2 openssl python3 python3-venv redis-server)
 clang_packages=(clang-19 clang-tidy-19 clang-format-19 libclang-rt-19-dev)
 
 # Installs the packages that are missing; does nothing, and needs no right, where all are there.
@@ -89,13 +89,26 @@ count_gtest() {
   rm -rf "$reports"
 }
 
-# count_unittest FILE...: Python test files, one process each.
+# The Python that runs tests and benchmarks of the Python package: one with what clients of it use, where pip can bring that.
+client_python() {
+  local folder=build/venv
+  if [ ! -e $folder/complete ]; then
+    if ! { python3 -m venv $folder && $folder/bin/pip install -q --disable-pip-version-check numpy pyzmq msgpack && touch $folder/complete; } >&2; then
+      echo "no numpy, pyzmq and msgpack from pip: tests that need them are skipped" >&2
+      command -v python3
+      return
+    fi
+  fi
+  echo "$PWD/$folder/bin/python"
+}
+
+# count_unittest FILE...: Python test files, one process each, by $TEST_PYTHON if that is set.
 count_unittest() {
   local file report p f s
   for file in "$@"; do
     report=$(mktemp)
     local rc=0
-    timeout 600 python3 scripts/count_unittest.py "$file" "$report" || rc=$?
+    timeout 600 "${TEST_PYTHON:-python3}" scripts/count_unittest.py "$file" "$report" || rc=$?
     p=0 f=0 s=0
     [ -s "$report" ] && read -r p f s <"$report"
     [ "$rc" -eq 0 ] || [ "$f" -gt 0 ] || f=1

@@ -3,7 +3,9 @@ run_test() {
   install_packages "${build_packages[@]}" "${test_packages[@]}"
   build_preset dev
   count_gtest build/tests
-  local files=(tests/integration/*_test.py tests/faults/*_test.py tests/python/*_test.py)
-  MOONCAKE="$PWD/build/bin/mooncake" count_unittest "${files[@]}"
+  export MOONCAKE="$PWD/build/bin/mooncake"
+  count_unittest tests/integration/*_test.py tests/faults/*_test.py
+  TEST_PYTHON=$(client_python) count_unittest tests/python/*_test.py
+  unset MOONCAKE
   summary
 }

@@ -5,7 +5,7 @@
 
 #include "base/log.h"
 #include "cli/command.h"
-#include "directory/http/metadata_server.h"
+#include "directory/http/directory_http.h"
 #include "directory/memory/directory_server.h"
 #include "wire/port_server.h"
 
@@ -48,19 +48,7 @@ int RunDirectory(CommandInput& input) {
   };
   const auto metadata =
       input.options.Flag("http") ? std::make_shared<MetadataServer>(world) : nullptr;
-  port->on_http = [&metrics, metadata](HttpExchange& exchange) -> Task<void> {
-    if (metadata && MetadataServer::Serves(exchange.request())) {
-      auto serve = metadata->Handle(exchange);
-      co_await std::move(serve);
-      co_return;
-    }
-    const bool known =
-        exchange.request().path() == "/metrics" || exchange.request().path() == "/health";
-    auto respond = exchange.Respond(known ? 200 : 404, "text/plain; version=0.0.4",
-                                    known ? metrics.Text() : "", {});
-    const Status sent = co_await std::move(respond);
-    static_cast<void>(sent);
-  };
+  port->on_http = DirectoryHttp(metrics, metadata);
   server->AddTo(port->router);
   std::shared_ptr<Listener> shared = std::move(*listener);
   Post(world.control, [port, shared] { port->Serve(shared); });

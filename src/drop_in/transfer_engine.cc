@@ -535,4 +535,17 @@ std::uint64_t TransferEngine::FirstBufferAddress(std::string_view segment) noexc
   return 0;
 }
 
+std::vector<PathUse> TransferEngine::Paths(std::string_view segment) noexcept {
+  RunningEngine* const engine = running();
+  if (engine == nullptr) return {};
+  const std::optional<Segment> known = engine->Known(std::string(segment));
+  if (!known) return {};
+  std::vector<PathUse> paths;
+  for (PathRow& row : engine->engine().Paths()) {
+    if (row.usable && row.peer == known->peer->identity().id)
+      paths.push_back({std::move(row.transport), row.bytes});
+  }
+  return paths;
+}
+
 }  // namespace mooncake::drop_in

@@ -46,6 +46,12 @@ struct Ranges {
   std::span<const std::uint64_t> lengths;
 };
 
+/// Bytes that went over one transport.
+struct PathUse {
+  std::string transport;
+  std::uint64_t bytes = 0;
+};
+
 class ForkMark;
 class RunningEngine;
 
@@ -148,6 +154,9 @@ class TransferEngine {
   [[nodiscard]] std::vector<TransferNotify> TakeNotifies() noexcept;
   /// Of the region that the segment's owner registered first; 0: it has none, or does not answer.
   [[nodiscard]] std::uint64_t FirstBufferAddress(std::string_view segment) noexcept;
+  /// For each transport that works with a segment that has been met: what has moved over it. Empty
+  /// for any other, and for this engine's own.
+  [[nodiscard]] std::vector<PathUse> Paths(std::string_view segment) noexcept;
 
  private:
   struct Batches;

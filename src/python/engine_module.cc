@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "drop_in/local_topology.h"
 #include "drop_in/transfer_engine.h"
 #include "python/arguments.h"
 #include "python/own_engine.h"
@@ -218,6 +219,7 @@ void BindTransfers(py::class_<Engine>& engine) {
 
 PYBIND11_MODULE(engine, m) {
   namespace py = pybind11;
+  namespace drop_in = mooncake::drop_in;
   using namespace mooncake::python;
   using mooncake::drop_in::Opcode;
   using mooncake::drop_in::TransferNotify;
@@ -258,6 +260,14 @@ PYBIND11_MODULE(engine, m) {
       .def("get_engine_ptr", &Engine::GetEnginePtr)
       .def("send_probe", &Engine::SendProbe, py::arg("target_hostname"), Waiting(),
            "0: the peer answers. Negative within seconds: it does not.")
+      .def(
+          "get_local_topology",
+          [](const Engine&, const std::optional<std::string>& devices) {
+            return drop_in::LocalTopology(devices.value_or(""));
+          },
+          py::arg("device_name") = py::none(),
+          "JSON: for each NUMA node of this host, its RDMA devices and the others. `device_name`, "
+          "names with commas, leaves only those.")
       .def("get_notifies", &Engine::GetNotifies,
            "What peers have sent since the last call: TransferNotify objects, each once.")
       .def("get_first_buffer_address", &Engine::GetFirstBufferAddress, py::arg("segment_name"),

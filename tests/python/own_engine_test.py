@@ -124,6 +124,12 @@ class Transfers(unittest.TestCase):
             self.peer.probe()
         self.assertLess(time.monotonic() - begin, 6)
 
+    def test_paths_say_where_the_bytes_went(self):
+        self.assertIn("tcp", self.peer.paths())
+        before = sum(self.peer.paths().values())
+        self.peer.write(self.region, self.other.address)
+        self.assertEqual(sum(self.peer.paths().values()), before + SIZE)
+
     def test_own_memory_needs_no_other(self):
         own = self.engine.connect(self.engine.name)
         self.region.memory[0] = 7

@@ -11,6 +11,7 @@ namespace {
 constexpr std::size_t kKeyBytesMax = 4096;
 constexpr std::size_t kValueBytesMax = 16 << 20;
 constexpr std::int64_t kTtlMsMax = 600'000;
+constexpr std::string_view kRpcMeta = "rpc_meta";
 
 // The value of `name` without the blanks around it; empty if there is none.
 std::string Stripped(const std::map<std::string, std::string>& query, const std::string& name) {
@@ -50,7 +51,6 @@ MetadataServer::Answer MetadataServer::Decide(const HttpRequest& request) {
 
 MetadataServer::Answer MetadataServer::Get(const HttpRequest& request) {
   const std::map<std::string, std::string> query = ParseQuery(request.target);
-  if (query.empty()) return {200, "the metadata service of mooncake: /metadata?key=KEY\n"};
   const Instant now = world_.clock.Now();
   if (const std::string prefix = Stripped(query, "prefix"); !prefix.empty()) {
     return {200, ToJson(table_.List(prefix, now)), true};
@@ -75,6 +75,14 @@ MetadataServer::Answer MetadataServer::Put(const HttpRequest& request, const std
       return {400, "ttl_ms is no number of milliseconds\n"};
     }
     expires = After(world_.clock.Now(), std::chrono::milliseconds(std::min(ttl_ms, kTtlMsMax)));
+  }
+  // Two engines of one name would take each other's peers: the public service's rule for its own
+  // clients' keys. The same value again is no second engine.
+  if (key.find(kRpcMeta) != std::string::npos) {
+    const std::string* const held = table_.Get(key, world_.clock.Now());
+    if (held != nullptr && *held != request.body) {
+      return {400, "Duplicate rpc_meta key not allowed"};
+    }
   }
   const Status put = table_.Put(key, request.body, expires);
   if (!put) return {507, fmt::format("the service is full: {}\n", put.error().context)};

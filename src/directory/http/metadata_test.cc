@@ -133,7 +133,7 @@ class MetadataService : public testing::Test {
 };
 
 TEST_F(MetadataService, AnswersAsTheClientsOfThePublicOneExpect) {
-  EXPECT_EQ(Send("GET", "/metadata").status, 200);
+  EXPECT_EQ(Send("GET", "/metadata").status, 400);
   EXPECT_EQ(Send("GET", "/metadata?key=a").status, 404);
   EXPECT_EQ(Send("DELETE", "/metadata?key=a").status, 404);
   EXPECT_EQ(Send("PUT", "/metadata?key=%20a%20", R"({"x":1})").status, 200);
@@ -151,6 +151,16 @@ TEST_F(MetadataService, AnswersAsTheClientsOfThePublicOneExpect) {
   EXPECT_EQ(Send("PUT", "/metadata?key=" + std::string(5000, 'k')).status, 413);
   EXPECT_EQ(Send("DELETE", "/metadata?key=a").status, 200);
   EXPECT_EQ(Send("GET", "/metadata?key=a").status, 404);
+}
+
+TEST_F(MetadataService, AnEngineOfANameIsNotReplacedByAnother) {
+  const std::string target = "/metadata?key=mooncake/rpc_meta/host:1";
+  EXPECT_EQ(Send("PUT", target, R"({"port":1})").status, 200);
+  EXPECT_EQ(Send("PUT", target, R"({"port":1})").status, 200);
+  EXPECT_EQ(Send("PUT", target, R"({"port":2})").status, 400);
+  EXPECT_EQ(Send("GET", target).body, R"({"port":1})");
+  EXPECT_EQ(Send("DELETE", target).status, 200);
+  EXPECT_EQ(Send("PUT", target, R"({"port":2})").status, 200);
 }
 
 TEST_F(MetadataService, KeepsTheEndOfAValueAndListsAPrefix) {
