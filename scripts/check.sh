@@ -1,6 +1,7 @@
 # ./run check: what takes longer than the tests: lint, sanitizers, simulation, planted faults, fuzzing, a short soak, benchmarks with
 # tiny inputs.
 # MOONCAKE_FUZZ_SECONDS (default 30) is the time of each fuzzer.
+source scripts/bench.sh
 source scripts/lint.sh
 source scripts/sim.sh
 
@@ -31,6 +32,7 @@ check_benchmarks() {
   for binary in build/bin/*_bench; do
     count "$(basename "$binary") with tiny inputs" quietly "$binary" --benchmark_min_time=0.0001
   done
+  count "bench/python with tiny inputs" quietly bench_python build --tiny
 }
 
 # Built and installed by pip alone, and used once.

@@ -14,10 +14,12 @@ import subprocess
 import sys
 import time
 
-import numpy
-
 import mooncake
 
+try:
+    import numpy
+except ImportError:
+    sys.exit("exchange.py: numpy is needed: pip install numpy")
 try:
     import torch
 except ImportError:
