@@ -1,14 +1,18 @@
 """mooncake.engine as clients of the public project call it: signatures, return values, threads, and what happens when things break."""
 
 import array
+import ast
 import ctypes
 import inspect
 import os
+import re
+import shutil
 import subprocess
 import sys
 import threading
 import time
 import unittest
+import unittest.mock
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PATHS = [os.path.join(ROOT, "python"), os.path.join(ROOT, "build", "python")]
@@ -16,9 +20,10 @@ sys.path[:0] = PATHS
 sys.path.append(os.path.join(ROOT, "tests", "integration"))
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(PATHS)}
 
-from support import Etcd  # noqa: E402
+from support import Etcd, free_port  # noqa: E402
 
 from mooncake.engine import InnerTransferEngine, TransferEngine, TransferNotify, TransferOpcode  # noqa: E402
+from mooncake.http_metadata_server import KVBootstrapServer  # noqa: E402
 
 SIZE = 1 << 20
 
@@ -266,17 +271,13 @@ class Engines(unittest.TestCase):
             self.assertNotEqual(node.engine.get_engine_ptr(), 0)
             del node
 
-    def test_named_segments_of_a_directory(self):
-        if Etcd.why_not():
-            self.skipTest(Etcd.why_not())
-        etcd = Etcd()
-        self.addCleanup(etcd.close)
-        endpoint = f"{etcd.host}:{etcd.port}"
+    def check_names(self, plainly, kind, address_of_kind):
+        """Segments by the names that they were given, in a directory that is written with its scheme and by its kind."""
         memory = bytearray(b"x" * 100) + bytearray(100)
         address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
         plain, explicit = TransferEngine(), TransferEngine()
-        self.assertEqual(plain.initialize("node-a:1234", endpoint, "tcp", ""), 0)
-        self.assertEqual(explicit.initialize_ext("node-b", endpoint, "tcp", "", "etcd"), 0)
+        self.assertEqual(plain.initialize("node-a:1234", plainly, "tcp", ""), 0)
+        self.assertEqual(explicit.initialize_ext("node-b", address_of_kind, "tcp", "", kind), 0)
         self.assertEqual(plain.register_memory(address, 100), 0)
         self.assertEqual(explicit.register_memory(address + 100, 100), 0)
         self.assertEqual(plain.transfer_sync_write("node-b", address, address + 100, 100), 0)
@@ -288,10 +289,47 @@ class Engines(unittest.TestCase):
         self.assertLess(plain.transfer_sync_write("node-b", address, address + 100, 100), 0)
         memory[100:] = bytes(100)
         successor = TransferEngine()
-        self.assertEqual(successor.initialize("node-b", endpoint, "tcp", ""), 0)
+        self.assertEqual(successor.initialize("node-b", plainly, "tcp", ""), 0)
         self.assertEqual(successor.register_memory(address + 100, 100), 0)
         self.assertEqual(plain.transfer_sync_write("node-b", address, address + 100, 100), 0)
         self.assertEqual(memory.count(b"x"), 200)
+
+    def test_names_in_etcd(self):
+        if Etcd.why_not():
+            self.skipTest(Etcd.why_not())
+        etcd = Etcd()
+        self.addCleanup(etcd.close)
+        endpoint = f"{etcd.host}:{etcd.port}"
+        self.check_names(endpoint, "etcd", endpoint)
+
+    def test_names_in_redis(self):
+        if not shutil.which("redis-server"):
+            self.skipTest("the program redis-server (package redis-server) is missing")
+        port = free_port("127.0.0.1")
+        redis = subprocess.Popen(["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--requirepass", "s3cret"],
+                                 stdout=subprocess.PIPE, text=True)
+        self.addCleanup(redis.communicate)
+        self.addCleanup(redis.kill)
+        next(line for line in redis.stdout if "eady to accept connections" in line)
+        with unittest.mock.patch.dict(os.environ, {"MC_REDIS_PASSWORD": "s3cret"}):
+            self.check_names(f"redis://127.0.0.1:{port}", "redis", f"127.0.0.1:{port}")
+
+    def test_names_in_an_http_metadata_server(self):
+        server = KVBootstrapServer(0, "127.0.0.1")
+        server.run()
+        self.addCleanup(server.close)
+        self.check_names(f"http://127.0.0.1:{server.port}/metadata", "http", f"http://127.0.0.1:{server.port}/metadata")
+
+    def test_eight_processes_with_one_configuration(self):
+        peers = [Peer() for _ in range(8)]
+        for peer in peers:
+            self.addCleanup(peer.close)
+        for number, peer in enumerate(peers):
+            target = peers[(number + 1) % 8]
+            peer.ask(f"memory.__setitem__(0, {number + 1})")
+            self.assertEqual(peer.ask(f"engine.transfer_sync_write({target.session!r}, {peer.address}, {target.address + 99}, 1)"), 0)
+            self.assertEqual(target.ask("memory[99]"), number + 1)
+        self.assertEqual(len({peer.session for peer in peers}), 8)
 
     def test_an_engine_that_is_not_initialized(self):
         engine = TransferEngine()
@@ -308,6 +346,16 @@ class Engines(unittest.TestCase):
         self.assertTrue(hasattr(TransferEngine, "batch_register_memory") and getattr(TransferEngine, "send_probe", None))
         self.assertTrue(inspect.isclass(InnerTransferEngine))
         self.assertNotEqual(TransferOpcode.Read, TransferOpcode.Write)
+
+    def test_the_stubs_name_what_is_there_and_as_it_is_called(self):
+        with open(os.path.join(ROOT, "python", "mooncake", "engine.pyi"), encoding="utf-8") as file:
+            stubs = {node.name: node for node in ast.parse(file.read()).body if isinstance(node, ast.ClassDef)}
+        methods = {each.name: each for each in stubs["TransferEngine"].body if isinstance(each, ast.FunctionDef)}
+        public = {name for name in dir(TransferEngine) if not name.startswith("_") and callable(getattr(TransferEngine, name))}
+        self.assertEqual(set(methods) - {"__init__"}, public - {"Opcode", "TransferOpcode", "Read", "Write"})
+        for name in set(methods) - {"__init__"}:
+            named = re.findall(r"(\w+): ", getattr(TransferEngine, name).__doc__.split(")", 1)[0])[1:]
+            self.assertEqual([argument.arg for argument in methods[name].args.args[1:]], named, name)
 
     def test_fork_after_initialize(self):
         node, peer = Node(b"x"), Node()

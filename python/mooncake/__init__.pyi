@@ -1,0 +1,17 @@
+from mooncake.errors import Cancelled as Cancelled
+from mooncake.errors import Corrupt as Corrupt
+from mooncake.errors import Denied as Denied
+from mooncake.errors import Error as Error
+from mooncake.errors import InvalidArgument as InvalidArgument
+from mooncake.errors import NoSpace as NoSpace
+from mooncake.errors import NotFound as NotFound
+from mooncake.errors import PeerGone as PeerGone
+from mooncake.errors import TimedOut as TimedOut
+from mooncake.errors import TryAgain as TryAgain
+from mooncake.errors import Unavailable as Unavailable
+from mooncake.errors import Unsupported as Unsupported
+from mooncake.transfer import Engine as Engine
+from mooncake.transfer import Notification as Notification
+from mooncake.transfer import Peer as Peer
+from mooncake.transfer import Range as Range
+from mooncake.transfer import Region as Region
