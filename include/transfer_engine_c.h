@@ -2,8 +2,9 @@
  * so that programs that were built for that one run on libtransfer_engine.so as they are.
  *
  * Any thread may call anything, any number at once, except destroyTransferEngine(). Functions that
- * return int give 0 or a negative number, and say on stderr why. NULL is refused like any other
- * wrong argument. Strings are copied before a function returns. */
+ * return int give 0 or a negative number; a line on stderr says why what they were asked for has
+ * failed, and why a request ended as STATUS_FAILED or STATUS_TIMEOUT. NULL and ids that are not
+ * known are refused in silence. Strings are copied before a function returns. */
 #ifndef TRANSFER_ENGINE_C
 #define TRANSFER_ENGINE_C
 
@@ -68,7 +69,8 @@ typedef void* transport_t;
 transfer_engine_t createTransferEngine(const char* metadata_conn_string,
                                        const char* local_server_name, const char* ip_or_host_name,
                                        uint64_t rpc_port, int auto_discover);
-/* Ends its transfers. The last call for this engine. */
+/* Ends its transfers. The last call for this engine. Memory that peers may still be copying from or
+ * to is unregistered before. */
 void destroyTransferEngine(transfer_engine_t engine);
 /* "host:port" with its NUL; fails where `buf_len` is too short. */
 int getLocalIpAndPort(transfer_engine_t engine, char* buf_out, size_t buf_len);
@@ -81,6 +83,7 @@ int uninstallTransport(transfer_engine_t engine, const char* proto);
 segment_id_t openSegment(transfer_engine_t engine, const char* segment_name);
 /* The same, after asking the peer for its memory again. */
 segment_id_t openSegmentNoCache(transfer_engine_t engine, const char* segment_name);
+/* The id is shared by all who have opened the name, and stays good. */
 int closeSegment(transfer_engine_t engine, segment_id_t segment_id);
 int removeLocalSegment(transfer_engine_t engine, const char* segment_name);
 /* What a peer registers is found when it is used: nothing to do. */
@@ -90,7 +93,9 @@ int syncSegmentCache(transfer_engine_t engine);
  * `remote_accessible` 0 no peer is told of it. */
 int registerLocalMemory(transfer_engine_t engine, void* addr, size_t length, const char* location,
                         int remote_accessible);
-/* No peer touches it any more after 0. -3: nothing begins at `addr`. */
+/* After 0 neither a peer nor a request of this engine touches it any more: what is under way is
+ * waited for. -3: nothing begins at `addr`. -1, within seconds: something does still touch it, a
+ * peer that does not answer perhaps, though the registration has ended. */
 int unregisterLocalMemory(transfer_engine_t engine, void* addr);
 /* All or nothing. */
 int registerLocalMemoryBatch(transfer_engine_t engine, buffer_entry_t* buffer_list,
@@ -100,17 +105,20 @@ int unregisterLocalMemoryBatch(transfer_engine_t engine, void** addr_list, size_
 /* Room for requests, which get the numbers 0, 1, 2 and so on in the order of their submission.
  * `batch_size` is a hint. INVALID_BATCH: no engine. */
 batch_id_t allocateBatchID(transfer_engine_t engine, size_t batch_size);
-/* Starts all of them or, if it fails, none. May be called again for the same batch. */
+/* May be called again for the same batch. Requests to several segments, or of both directions, are
+ * started one group after another: where one cannot start, those before it are waited for, and none
+ * has a number. After a request has ended, however that was, its local memory is left alone. */
 int submitTransfer(transfer_engine_t engine, batch_id_t batch_id, struct transfer_request* entries,
                    size_t count);
-/* The owner of the first request's segment gets `notify_msg` after the bytes of these requests,
- * once. */
+/* The owner of the first request's segment gets `notify_msg` (its name is UTF-8) after the bytes of
+ * these requests, once. Where they go to several segments, or in both directions, all but the first
+ * request's group have ended when it returns. */
 int submitTransferWithNotify(transfer_engine_t engine, batch_id_t batch_id,
                              struct transfer_request* entries, size_t count,
                              notify_msg_t notify_msg);
 int getTransferStatus(transfer_engine_t engine, batch_id_t batch_id, size_t task_id,
                       struct transfer_status* status);
-/* Fails, and changes nothing, while a request of it is under way. */
+/* Fails, and changes nothing, while a request of it is under way: ask getTransferStatus() first. */
 int freeBatchID(transfer_engine_t engine, batch_id_t batch_id);
 
 /* What has arrived since the last call; `*size` of them, for freeNotifsMsgBuf(). NULL with 0:

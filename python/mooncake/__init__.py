@@ -20,7 +20,7 @@ def __getattr__(name):
     from importlib import import_module
 
     if name in _TRANSFER:
-        return getattr(import_module("mooncake.transfer"), name)
+        return getattr(import_module("mooncake._transfer"), name)
     if name in _ERRORS:
         return getattr(import_module("mooncake.errors"), name)
     raise AttributeError(f"module 'mooncake' has no attribute '{name}'")

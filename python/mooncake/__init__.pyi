@@ -10,8 +10,8 @@ from mooncake.errors import TimedOut as TimedOut
 from mooncake.errors import TryAgain as TryAgain
 from mooncake.errors import Unavailable as Unavailable
 from mooncake.errors import Unsupported as Unsupported
-from mooncake.transfer import Engine as Engine
-from mooncake.transfer import Notification as Notification
-from mooncake.transfer import Peer as Peer
-from mooncake.transfer import Range as Range
-from mooncake.transfer import Region as Region
+from mooncake._transfer import Engine as Engine
+from mooncake._transfer import Notification as Notification
+from mooncake._transfer import Peer as Peer
+from mooncake._transfer import Range as Range
+from mooncake._transfer import Region as Region

@@ -1,5 +1,9 @@
 from typing import ClassVar, List, Optional, Sequence
 
+SUPPORT_MNNVL: bool
+SUPPORT_HIP: bool
+SUPPORT_INTRA_NVLINK: bool
+
 class TransferNotify:
     name: str
     msg: str

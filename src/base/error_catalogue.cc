@@ -129,6 +129,8 @@ constexpr std::array kCatalogue = {
                "Register the buffer before it is used in a transfer."},
     ErrorEntry{Id::kBadRange, kInvalidArgument, "a range is not valid",
                "Correct the length or the address of the range that the message names."},
+    ErrorEntry{Id::kMemoryKind, kUnsupported, "memory of this kind cannot be moved",
+               "Copy it to memory of the host first, and register that."},
     ErrorEntry{
         Id::kNoPartner, kUnavailable, "no partner instance",
         "Start an instance of the missing role in the same cluster and with the same directory."},

@@ -41,8 +41,11 @@ class RealListener final : public Listener {
     co_return Wrap(std::move(socket));
   }
   Endpoint bound() const override { return bound_; }
+  // A child that was forked meanwhile has the socket too: the shutdown ends it for both.
   void Close() noexcept override {
     error_code ignored;
+    acceptor_.cancel(ignored);
+    if (acceptor_.is_open()) ::shutdown(acceptor_.native_handle(), SHUT_RDWR);
     acceptor_.close(ignored);
   }
 

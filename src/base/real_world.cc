@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <future>
 #include <thread>
 
 #include "base/real_network.h"
@@ -175,12 +176,15 @@ RealWorld::~RealWorld() { Stop(); }
 World& RealWorld::world() noexcept { return impl_->world; }
 
 void RealWorld::OnStopSignal(std::function<void()> call) {
-  Post(impl_->world.control, [impl = impl_.get(), call = std::move(call)]() mutable {
+  std::promise<void> set;
+  Post(impl_->world.control, [impl = impl_.get(), call = std::move(call), &set]() mutable {
     error_code ignored;
     impl->signals.add(SIGINT, ignored);
     impl->signals.add(SIGTERM, ignored);
     impl->WaitForSignal(std::move(call));
+    set.set_value();
   });
+  set.get_future().wait();  // whoever hears that the process is ready may send one
 }
 
 void RealWorld::Stop() {

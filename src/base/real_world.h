@@ -18,7 +18,8 @@ class RealWorld {
   RealWorld& operator=(const RealWorld&) = delete;
 
   [[nodiscard]] World& world() noexcept;
-  /// Runs `call` on the control loop when the process gets SIGINT or SIGTERM, each time.
+  /// Runs `call` on the control loop when the process gets SIGINT or SIGTERM from now on, each
+  /// time. Not from a loop.
   void OnStopSignal(std::function<void()> call);
   /// Joins the loops' threads. Not from a loop.
   void Stop();

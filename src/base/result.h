@@ -83,6 +83,7 @@ enum class ErrorId : std::uint16_t {
   kMapFailed = 306,
   kNotRegistered = 307,
   kBadRange = 308,
+  kMemoryKind = 309,
   kNoPartner = 501,
   kQueueFull = 502,
   kKvFull = 503,

@@ -318,7 +318,7 @@ int freeNotifsMsgBuf(notify_msg_t* msg, int size) {
 }
 
 int genNotifyInEngine(transfer_engine_t engine, uint64_t target_id, notify_msg_t notify_msg) {
-  if (engine == nullptr) return kFailed;
+  if (engine == nullptr || target_id > INT32_MAX) return kFailed;
   const auto name = ToHandle(engine)->NameOf(static_cast<segment_id_t>(target_id));
   if (!name) return kFailed;
   return ToHandle(engine)->engine.SendNotify(*name, {Text(notify_msg.name), Text(notify_msg.msg)});

@@ -9,6 +9,7 @@ AddressIndex::AddressIndex(std::vector<RegionInfo> regions) {
   std::sort(regions.begin(), regions.end(),
             [](const RegionInfo& a, const RegionInfo& b) { return a.id > b.id; });
   std::map<std::uint64_t, Entry> by_base;
+  std::uint64_t first_allocated = 0;
   for (const RegionInfo& region : regions) {
     const std::uint64_t length = std::min(region.length_bytes, UINT64_MAX - region.base);
     if (length == 0) continue;  // a peer's words are data
@@ -19,8 +20,9 @@ AddressIndex::AddressIndex(std::vector<RegionInfo> regions) {
       if (region.base - before.base < before.length_bytes) continue;
     }
     by_base[region.base] = {region.base, length, region.id};
-    first_base_ = region.base;  // the last one that stays has the lowest id
+    (region.mappable ? first_allocated : first_base_) = region.base;  // the lowest id comes last
   }
+  if (first_base_ == 0) first_base_ = first_allocated;
   entries_.reserve(by_base.size());
   for (const auto& [base, entry] : by_base) entries_.push_back(entry);
 }

@@ -34,7 +34,8 @@ class AddressIndex {
     }
     return Search(address, length_bytes, hint);
   }
-  /// Of the region with the lowest id; 0 if there is none.
+  /// Of the region with the lowest id that the peer has not allocated itself, or, if there is none,
+  /// of the lowest. 0: there is none at all.
   [[nodiscard]] std::uint64_t first_base() const noexcept { return first_base_; }
 
  private:

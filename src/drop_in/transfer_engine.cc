@@ -32,6 +32,18 @@ int ReportUnknown(std::string_view what, std::uint64_t address) {
   return kAddressNotRegistered;
 }
 
+// Every protocol that a client asks for is served by the transports that work, but for those that
+// exist to move memory which none of them reaches.
+Status CheckProtocol(std::string_view protocol) {
+  for (const std::string_view device : {"nvlink", "nvlink_intra", "hip"}) {
+    if (protocol == device)
+      return Fail(ErrorId::kMemoryKind, fmt::format("the protocol {} moves memory of GPUs, and "
+                                                    "this build moves memory of the host",
+                                                    protocol));
+  }
+  return {};
+}
+
 // Whether a registration of the client's own begins there, not one of managed memory.
 bool IsClients(RunningEngine& running, std::uint64_t address) {
   return running.engine().regions()->FindBase(ToPointer(address)).has_value() &&
@@ -213,6 +225,8 @@ int TransferEngine::InitializeExt(std::string_view local_hostname, std::string_v
                                   std::string_view protocol, std::string_view /*devices*/,
                                   std::string_view metadata_type) noexcept {
   if (mark_->in_child()) return Report("initialize", NotInitialized());
+  if (const Status known = CheckProtocol(protocol); !known)
+    return Report("initialize", known.error());
   const std::lock_guard lock(initialize_mutex_);
   if (owned_) return Report("initialize", Error{ErrorId::kNotInitialized, "it already is"});
   try {
@@ -330,6 +344,11 @@ int TransferEngine::FreeManagedBuffer(std::uint64_t address) noexcept {
   return freed.error().id == ErrorId::kRegionUnknown ? kAddressNotRegistered : kFailed;
 }
 
+int TransferEngine::ReserveManagedMemory() noexcept {
+  const std::uint64_t buffer = AllocateManagedBuffer(1);
+  return buffer == 0 ? int{kFailed} : FreeManagedBuffer(buffer);
+}
+
 // ---- moving bytes ----
 
 int TransferEngine::TransferSync(std::string_view segment, std::uint64_t local,
@@ -394,8 +413,13 @@ std::uint64_t TransferEngine::TransferAsync(std::string_view segment, const Rang
     Report("transfer", found.error());
     return 0;
   }
-  return batches_->Add(engine->engine().Submit(found->peer, ToDirection(opcode), std::move(slices),
-                                               ToOptions(notify, deadline)));
+  const std::shared_ptr<Batch> batch = engine->engine().Submit(
+      found->peer, ToDirection(opcode), std::move(slices), ToOptions(notify, deadline));
+  // Whoever asks for its end is told that it has failed, not why.
+  batch->OnDone([](const Status& ended) {
+    if (!ended && ended.error().code() != Errc::kCancelled) Report("transfer", ended.error());
+  });
+  return batches_->Add(batch);
 }
 
 std::optional<std::uint64_t> TransferEngine::TryTransferAsync(
@@ -442,9 +466,8 @@ int TransferEngine::WaitAll(std::span<const std::uint64_t> ids) noexcept {
     const std::optional<std::shared_ptr<Batch>> batch = batches_->Find(id);
     if (!batch) {
       outcome = Report("transfer status", NoSuchTransfer(id));
-    } else if (*batch) {
-      if (const Status ended = (*batch)->Wait(); !ended)
-        outcome = Report("transfer", ended.error());
+    } else if (*batch && !(*batch)->Wait()) {
+      outcome = kFailed;
     }
     batches_->Forget(id);
   }
@@ -526,8 +549,8 @@ std::uint64_t TransferEngine::FirstBufferAddress(std::string_view segment) noexc
   RunningEngine* const engine = running();
   if (engine == nullptr) return 0;
   if (engine->IsSelf(segment)) {
-    const std::vector<RegionInfo> first = engine->engine().regions()->List(RegionId{0}, 1);
-    return first.empty() ? 0 : first.front().base;
+    const RegionTable& regions = *engine->engine().regions();
+    return AddressIndex(regions.List(RegionId{0}, regions.size())).first_base();
   }
   const Result<Segment> found = engine->Refresh(std::string(segment), engine->ProbeDeadline());
   if (found) return found->addresses->first_base();

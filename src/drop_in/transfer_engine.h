@@ -91,7 +91,9 @@ class TransferEngine {
   /// then. No peer is told of memory that is not `remote_accessible`.
   int RegisterMemory(std::uint64_t address, std::uint64_t length_bytes,
                      std::string_view location = "*", bool remote_accessible = true) noexcept;
-  /// When it returns kOk no peer touches the memory any more. kAddressNotRegistered.
+  /// When it returns kOk neither a peer nor a transfer of this engine touches the memory any more:
+  /// what is under way is waited for. kAddressNotRegistered. kFailed, within seconds: something
+  /// still does, though the registration has ended.
   int UnregisterMemory(std::uint64_t address) noexcept;
   /// All or nothing.
   int BatchRegisterMemory(std::span<const std::uint64_t> addresses,
@@ -106,6 +108,10 @@ class TransferEngine {
   [[nodiscard]] std::uint64_t AllocateManagedBuffer(std::uint64_t length_bytes) noexcept;
   /// Of AllocateManagedBuffer(), once. kAddressNotRegistered.
   int FreeManagedBuffer(std::uint64_t address) noexcept;
+
+  /// Makes the memory that small managed buffers come from, so that there is some that peers find:
+  /// FirstBufferAddress() is its begin until something else is registered.
+  int ReserveManagedMemory() noexcept;
 
   // ---- moving bytes; `segment` is a peer's name, or this engine's own ----
   /// kOk: every byte is in the destination's memory, and `notify` (may be null) has been delivered
@@ -152,7 +158,8 @@ class TransferEngine {
   int SendNotify(std::string_view segment, const TransferNotify& notify) noexcept;
   /// Everything that has arrived since the last call, in the order of arrival.
   [[nodiscard]] std::vector<TransferNotify> TakeNotifies() noexcept;
-  /// Of the region that the segment's owner registered first; 0: it has none, or does not answer.
+  /// Of the memory that the segment's owner registered first, or, where it has registered none, of
+  /// its managed memory. 0: there is neither, or it does not answer.
   [[nodiscard]] std::uint64_t FirstBufferAddress(std::string_view segment) noexcept;
   /// For each transport that works with a segment that has been met: what has moved over it. Empty
   /// for any other, and for this engine's own.

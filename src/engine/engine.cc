@@ -10,6 +10,7 @@
 #include "engine/batch.h"
 #include "engine/connector.h"
 #include "engine/copy_workers.h"
+#include "engine/local_pins.h"
 #include "engine/notifications.h"
 #include "engine/own_memory.h"
 #include "transport/transfer_check.h"
@@ -192,23 +193,6 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
   }
 
   // ---- moving bytes ----
-  // Every range lies in registered memory, as a sender may use it (any access) and as a receiver
-  // must.
-  Status CheckLocal(std::span<const Copy> copies) const {
-    std::uint64_t base = 0;
-    std::uint64_t size = 0;
-    for (const Copy& copy : copies) {
-      const std::uint64_t offset = reinterpret_cast<std::uint64_t>(copy.local) - base;
-      if (offset <= size && copy.length_bytes <= size - offset) continue;
-      if (copy.length_bytes == 0) continue;
-      MC_TRY(const MutableBytes around,
-             memory->regions()->FindLocalBytes(copy.local, copy.length_bytes));
-      base = reinterpret_cast<std::uint64_t>(around.data());
-      size = around.size();
-    }
-    return {};
-  }
-
   // The caller's own thread does everything, if a path is ready that allows it. nullopt: it must go
   // the long way.
   std::optional<Status> RunHere(PeerImpl& peer, const Transfer& transfer) {
@@ -262,7 +246,8 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
   }
 
   Task<Status> Drive(std::shared_ptr<BatchImpl> batch) {
-    if (Status local = CheckLocal(batch->copies()); !local) co_return local;
+    LocalPins pins;
+    if (Status local = pins.Hold(*memory->regions(), batch->copies()); !local) co_return local;
     // Mappable regions take another path than the rest: at most two groups.
     std::vector<Copy>& copies = batch->copies();
     const auto& known = batch->peer()->regions();
@@ -555,7 +540,8 @@ Status Engine::Run(const PeerPtr& peer, Direction direction, std::span<const Cop
                    const BatchOptions& options) {
   auto& known = static_cast<PeerImpl&>(*peer);
   if (!options.notify && known.is_connected() && !impl_->closed) {
-    MC_TRY_STATUS(impl_->CheckLocal(copies));
+    LocalPins pins;
+    MC_TRY_STATUS(pins.Hold(*regions(), copies));
     Transfer transfer = Summarise(direction, copies);
     transfer.deadline = options.deadline;
     if (transfer.region_count == 1 && !copies.empty())

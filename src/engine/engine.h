@@ -117,8 +117,9 @@ class Engine {
   /// Populated in the background.
   [[nodiscard]] Result<RegionInfo> Allocate(const std::string& name, std::uint64_t length_bytes,
                                             const RegisterOptions& options = {});
-  /// Afterwards no peer touches the memory. Allocated memory is freed. Not from a loop.
-  /// kRegionUnknown, kDeadline.
+  /// Afterwards neither a peer nor a batch of this engine touches the memory: what is under way is
+  /// waited for. Allocated memory is freed. Not from a loop. kRegionUnknown. kDeadline: the
+  /// registration has ended, but the memory is still touched.
   [[nodiscard]] Status Unregister(RegionId id);
   /// The same from the control loop.
   [[nodiscard]] Task<Status> UnregisterAsync(RegionId id);

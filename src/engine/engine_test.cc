@@ -305,6 +305,22 @@ TEST_P(PathContract, ABatchIsWaitedForPolledAwaitedAndCalledBack) {
   });
 }
 
+TEST_P(PathContract, MemoryIsNotGivenBackWhileABatchUsesIt) {
+  const Result<RegionInfo> source = a_->engine().regions()->FindBase(source_.data());
+  ASSERT_TRUE(Succeeds(source));
+  const std::vector<Copy> copies(100, {source_.data(), region_.id, 0, 4 << 20});
+  for (int i = 0; i < 5; ++i) {
+    const auto batch = a_->engine().Submit(peer_, Direction::kWrite, copies, {.deadline = In(20s)});
+    if (i == 4) {
+      ASSERT_TRUE(Succeeds(a_->engine().Unregister(source->id)));
+      EXPECT_TRUE(batch->Poll().has_value());
+    }
+    EXPECT_TRUE(Succeeds(batch->Wait()));
+  }
+  EXPECT_TRUE(FailsWith(Move(Direction::kWrite, {{source_.data(), region_.id, 0, 1}}),
+                        ErrorId::kNotRegistered));
+}
+
 TEST_P(PathContract, NotificationsArriveOnceAndAfterTheBytes) {
   for (int i = 0; i < 10; ++i) {
     const auto batch = a_->engine().Submit(

@@ -9,6 +9,14 @@ namespace {
 
 std::uint64_t AddressOf(const void* pointer) { return reinterpret_cast<std::uint64_t>(pointer); }
 
+MutableBytes BytesOf(const RegionInfo& info) {
+  return {reinterpret_cast<std::byte*>(info.base), info.length_bytes};
+}
+
+tl::unexpected<Error> NotRegistered(const void* address, std::uint64_t length_bytes) {
+  return Fail(ErrorId::kNotRegistered, fmt::format("{} bytes at {}", length_bytes, address));
+}
+
 }  // namespace
 
 Result<RegionInfo> RegionTable::Register(void* base, std::uint64_t length_bytes,
@@ -98,7 +106,7 @@ Result<PinnedRange> RegionTable::Pin(RegionId id, RegionKey key, Access wanted) 
     return Fail(ErrorId::kBadRegionKey, fmt::format("region {} does not allow this access",
                                                     static_cast<std::uint64_t>(id)));
   }
-  const MutableBytes whole(reinterpret_cast<std::byte*>(info.base), info.length_bytes);
+  const MutableBytes whole = BytesOf(info);
   return PinnedRange(std::move(region), whole);
 }
 
@@ -125,28 +133,37 @@ Result<std::pair<UniqueFd, std::uint64_t>> RegionTable::ResolveSegment(RegionId 
   return std::pair{std::move(fd), region->info.length_bytes};
 }
 
-const RegionInfo* RegionTable::Around(std::uint64_t begin, std::uint64_t length_bytes) const {
+const RegionTable::RegionPtr* RegionTable::Around(std::uint64_t begin,
+                                                  std::uint64_t length_bytes) const {
   const auto next = by_base_.upper_bound(begin);
   if (next == by_base_.begin()) return nullptr;
-  const RegionInfo& info = std::prev(next)->second->info;
-  const std::uint64_t offset = begin - info.base;
-  return offset <= info.length_bytes && length_bytes <= info.length_bytes - offset ? &info
-                                                                                   : nullptr;
+  const RegionPtr& region = std::prev(next)->second;
+  const std::uint64_t offset = begin - region->info.base;
+  const bool holds =
+      offset <= region->info.length_bytes && length_bytes <= region->info.length_bytes - offset;
+  return holds ? &region : nullptr;
 }
 
 Result<RegionInfo> RegionTable::FindLocal(const void* address, std::uint64_t length_bytes) const {
   const std::shared_lock lock(mutex_);
-  if (const RegionInfo* const info = Around(AddressOf(address), length_bytes)) return *info;
-  return Fail(ErrorId::kNotRegistered, fmt::format("{} bytes at {}", length_bytes, address));
+  if (const RegionPtr* const region = Around(AddressOf(address), length_bytes))
+    return (*region)->info;
+  return NotRegistered(address, length_bytes);
 }
 
 Result<MutableBytes> RegionTable::FindLocalBytes(const void* address,
                                                  std::uint64_t length_bytes) const {
   const std::shared_lock lock(mutex_);
-  if (const RegionInfo* const info = Around(AddressOf(address), length_bytes)) {
-    return MutableBytes(reinterpret_cast<std::byte*>(info->base), info->length_bytes);
-  }
-  return Fail(ErrorId::kNotRegistered, fmt::format("{} bytes at {}", length_bytes, address));
+  if (const RegionPtr* const region = Around(AddressOf(address), length_bytes))
+    return BytesOf((*region)->info);
+  return NotRegistered(address, length_bytes);
+}
+
+Result<PinnedRange> RegionTable::PinLocal(const void* address, std::uint64_t length_bytes) const {
+  const std::shared_lock lock(mutex_);
+  if (const RegionPtr* const region = Around(AddressOf(address), length_bytes))
+    return PinnedRange(*region, BytesOf((*region)->info));
+  return NotRegistered(address, length_bytes);
 }
 
 std::vector<RegionInfo> RegionTable::List(RegionId after, std::size_t count_max) const {

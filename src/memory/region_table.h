@@ -109,6 +109,8 @@ class RegionTable {
   /// All of the registered memory around [address, address + length). kNotRegistered.
   [[nodiscard]] Result<MutableBytes> FindLocalBytes(const void* address,
                                                     std::uint64_t length_bytes) const;
+  /// The same, pinned: for whoever copies from or to it.
+  [[nodiscard]] Result<PinnedRange> PinLocal(const void* address, std::uint64_t length_bytes) const;
   /// Listed regions with ids above `after`, in order of id, at most `count_max`.
   [[nodiscard]] std::vector<RegionInfo> List(RegionId after, std::size_t count_max) const;
   /// Any `count_max` regions, listed or not.
@@ -124,8 +126,8 @@ class RegionTable {
   Result<RegionInfo> Insert(std::uint64_t base, std::uint64_t length_bytes,
                             const RegisterOptions& options, SharedSegment* segment);
   [[nodiscard]] Result<RegionPtr> Find(RegionId id, RegionKey key) const;
-  [[nodiscard]] const RegionInfo* Around(std::uint64_t begin,
-                                         std::uint64_t length_bytes) const;  // under mutex_
+  [[nodiscard]] const RegionPtr* Around(std::uint64_t begin,
+                                        std::uint64_t length_bytes) const;  // under mutex_
 
   Random& random_;
   mutable std::shared_mutex mutex_;             // held for a look-up, never during a copy

@@ -57,7 +57,7 @@ void Say(fmt::format_string<Arguments...> text, Arguments&&... arguments) {
 
 std::optional<double> BytesOf(const std::string& unit) {
   static const std::map<std::string, double> units = {
-      {"GB", 1e9},       {"GiB", 1073741824.0}, {"Gb", 1e9 / 8}, {"MB", 1e6},   {"MiB", 1048576.0},
+      {"GB", 1e9},       {"GiB", 1073741824.0}, {"Gb", 1e9 / 8}, {"MB", 1e6},    {"MiB", 1048576.0},
       {"Mb", 1e6 / 8.0}, {"KB", 1e3},           {"KiB", 1024.0}, {"Kb", 1e3 / 8}};
   const auto found = units.find(unit);
   if (found == units.end()) return std::nullopt;
@@ -102,7 +102,8 @@ std::optional<std::string> Wrong() {
   if (FLAGS_use_vram) return "--use_vram: this version moves memory of the host only";
   if (!initiates) return std::nullopt;
   if (FLAGS_segment_id.empty()) return "--segment_id: the name that the target has printed";
-  if (FLAGS_operation != "read" && FLAGS_operation != "write") return "--operation is read or write";
+  if (FLAGS_operation != "read" && FLAGS_operation != "write")
+    return "--operation is read or write";
   if (!BytesOf(FLAGS_report_unit))
     return "--report_unit is one of GB, GiB, Gb, MB, MiB, Mb, KB, KiB, Kb";
   if (FLAGS_duration < 1 || FLAGS_threads < 1 || FLAGS_batch_size < 1 || FLAGS_block_size == 0)
@@ -218,8 +219,8 @@ int main(int argc, char** argv) {
   Stop stop;
   real.OnStopSignal([&stop] { stop.Set(); });
   TransferEngine engine;
-  const int code = FLAGS_mode == "target" ? Serve(engine, stop)
-                                          : Initiate(engine, stop, real.world().clock);
+  const int code =
+      FLAGS_mode == "target" ? Serve(engine, stop) : Initiate(engine, stop, real.world().clock);
   real.Stop();
   return code;
 }

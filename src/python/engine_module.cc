@@ -28,13 +28,13 @@ class Engine {
  public:
   int Initialize(const std::string& local_hostname, const std::string& metadata_server,
                  const std::string& protocol, const std::string& device_name) {
-    return inner_->Initialize(local_hostname, metadata_server, protocol, device_name);
+    return Begun(inner_->Initialize(local_hostname, metadata_server, protocol, device_name));
   }
   int InitializeExt(const std::string& local_hostname, const std::string& metadata_server,
                     const std::string& protocol, const std::string& device_name,
                     const std::string& metadata_type) {
-    return inner_->InitializeExt(local_hostname, metadata_server, protocol, device_name,
-                                 metadata_type);
+    return Begun(inner_->InitializeExt(local_hostname, metadata_server, protocol, device_name,
+                                       metadata_type));
   }
   [[nodiscard]] int GetRpcPort() const { return inner_->rpc_port(); }
   [[nodiscard]] InnerPtr GetEngine() const { return inner_; }
@@ -139,6 +139,12 @@ class Engine {
   }
 
  private:
+  // Clients use get_first_buffer_address() of engines that have registered nothing.
+  int Begun(int code) {
+    if (code == drop_in::kOk) static_cast<void>(inner_->ReserveManagedMemory());
+    return code;
+  }
+
   InnerPtr inner_ = MakeInner();
 };
 
@@ -233,6 +239,10 @@ PYBIND11_MODULE(engine, m) {
       .def_readwrite("name", &TransferNotify::name)
       .def_readwrite("msg", &TransferNotify::message);
 
+  // Kinds of GPU memory that other builds move.
+  for (const char* name : {"SUPPORT_MNNVL", "SUPPORT_HIP", "SUPPORT_INTRA_NVLINK"})
+    m.attr(name) = false;
+
   // The store's module takes it: one registered type for both.
   py::class_<Inner, InnerPtr>(m, "InnerTransferEngine");
 
@@ -271,7 +281,9 @@ PYBIND11_MODULE(engine, m) {
       .def("get_notifies", &Engine::GetNotifies,
            "What peers have sent since the last call: TransferNotify objects, each once.")
       .def("get_first_buffer_address", &Engine::GetFirstBufferAddress, py::arg("segment_name"),
-           Waiting(), "Of the region that a peer registered first; 0: none.");
+           Waiting(),
+           "Of the memory that a peer, or this engine, registered first; where it has registered "
+           "none, of the memory that allocate_managed_buffer takes from. 0: no answer.");
   BindMemory(engine);
   BindTransfers(engine);
   BindOwnEngine(m);

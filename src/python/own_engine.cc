@@ -112,9 +112,11 @@ class HeldMemory {
         owner_(std::move(owner)) {}
   ~HeldMemory() {
     if (!engine_) return;
-    RunWithoutGil([this] {
-      owner_ ? engine_->UnregisterMemory(address_) : engine_->FreeManagedBuffer(address_);
+    int ended = drop_in::kOk;
+    RunWithoutGil([&] {
+      ended = owner_ ? engine_->UnregisterMemory(address_) : engine_->FreeManagedBuffer(address_);
     });
+    Keep(ended);
   }
   HeldMemory(const HeldMemory&) = delete;
   HeldMemory& operator=(const HeldMemory&) = delete;
@@ -126,13 +128,23 @@ class HeldMemory {
   }
   // Somebody's memory is theirs alone from now on; who looks at it still keeps it alive.
   void Close() {
-    const InnerPtr engine = engine_;
-    if (!owner_ || !engine) return;
-    Checked([&] { return engine->UnregisterMemory(address_); });
-    engine_ = nullptr;
+    if (!owner_ || !engine_) return;
+    const InnerPtr engine = std::exchange(engine_, nullptr);
+    Checked([&] {
+      const int ended = engine->UnregisterMemory(address_);
+      Keep(ended);
+      return ended;
+    });
   }
 
  private:
+  // What is still touched although its registration has ended is never given back.
+  void Keep(int ended) {
+    if (ended != drop_in::kFailed || !owner_) return;
+    const py::gil_scoped_acquire locked;
+    owner_.inc_ref();
+  }
+
   InnerPtr engine_;
   std::uint64_t address_;
   std::uint64_t length_bytes_;
@@ -205,9 +217,8 @@ class OwnEngine {
                 const Numbers& lengths, Opcode opcode, std::optional<TransferNotify> notify) const {
     const Ranges ranges = ToRanges(local, remote, lengths);
     const InnerPtr engine = Get();
-    Checked([&] {
-      return engine->TransferSync(segment, ranges, opcode, notify ? &*notify : nullptr);
-    });
+    Checked(
+        [&] { return engine->TransferSync(segment, ranges, opcode, notify ? &*notify : nullptr); });
   }
   // The transfer's id, which `completions` will name; None: it cannot start without waiting.
   [[nodiscard]] std::optional<std::uint64_t> Start(const Completions& completions,

@@ -1,4 +1,4 @@
-// The part of the extension module that mooncake.transfer is made of: as TransferEngine, but
+// The part of the extension module that mooncake.Engine is made of: as TransferEngine, but
 // failures are exceptions, and what is under way can be awaited.
 #pragma once
 

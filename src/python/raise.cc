@@ -8,18 +8,30 @@ namespace py = pybind11;
 // Keys of mooncake.errors._CLASSES.
 const char* NameOf(Errc code) {
   switch (code) {
-    case Errc::kInvalidArgument: return "invalid argument";
-    case Errc::kNotFound: return "not found";
-    case Errc::kNoSpace: return "no space";
-    case Errc::kTryAgain: return "try again";
-    case Errc::kPeerGone: return "peer gone";
-    case Errc::kUnavailable: return "unavailable";
-    case Errc::kUnknownOutcome: return "unknown outcome";
-    case Errc::kCancelled: return "cancelled";
-    case Errc::kDenied: return "denied";
-    case Errc::kCorrupt: return "corrupt";
-    case Errc::kUnsupported: return "unsupported";
-    case Errc::kInternal: break;
+    case Errc::kInvalidArgument:
+      return "invalid argument";
+    case Errc::kNotFound:
+      return "not found";
+    case Errc::kNoSpace:
+      return "no space";
+    case Errc::kTryAgain:
+      return "try again";
+    case Errc::kPeerGone:
+      return "peer gone";
+    case Errc::kUnavailable:
+      return "unavailable";
+    case Errc::kUnknownOutcome:
+      return "unknown outcome";
+    case Errc::kCancelled:
+      return "cancelled";
+    case Errc::kDenied:
+      return "denied";
+    case Errc::kCorrupt:
+      return "corrupt";
+    case Errc::kUnsupported:
+      return "unsupported";
+    case Errc::kInternal:
+      break;
   }
   return "internal";
 }

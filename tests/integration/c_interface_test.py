@@ -135,7 +135,7 @@ class CInterface(unittest.TestCase):
         project = os.path.join(self.folder, "project")
         os.makedirs(project)
         with open(os.path.join(project, "CMakeLists.txt"), "w", encoding="ascii") as file:
-            file.write(f"cmake_minimum_required(VERSION 3.25)\nproject(p C)\nfind_package(mooncake REQUIRED)\n"
+            file.write(f"cmake_minimum_required(VERSION 3.25)\nproject(p C)\nfind_package(mooncake 0.1 REQUIRED)\n"
                        f"add_executable(transfer {ROOT}/examples/c/transfer.c)\ntarget_link_libraries(transfer mooncake::transfer_engine)\n")
         run("cmake", "-S", project, "-B", project + "/build", f"-DCMAKE_PREFIX_PATH={self.folder}/moved")
         run("cmake", "--build", project + "/build")

@@ -4,11 +4,13 @@ import array
 import ast
 import ctypes
 import inspect
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import unittest
@@ -22,8 +24,10 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(PATHS)}
 
 from support import Etcd, free_port  # noqa: E402
 
+from mooncake import engine as engine_module  # noqa: E402
 from mooncake.engine import InnerTransferEngine, TransferEngine, TransferNotify, TransferOpcode  # noqa: E402
 from mooncake.http_metadata_server import KVBootstrapServer  # noqa: E402
+from mooncake.mooncake_config import DEFAULT_GLOBAL_SEGMENT_SIZE, DEFAULT_LOCAL_BUFFER_SIZE, MooncakeConfig  # noqa: E402
 
 SIZE = 1 << 20
 
@@ -256,6 +260,33 @@ class Engines(unittest.TestCase):
         self.assertLess(here.engine.free_managed_buffer(a, 1000), 0)
         self.assertEqual(here.engine.allocate_managed_buffer(0), 0)
 
+    def test_engines_that_registered_nothing_have_memory_to_try(self):
+        here, there = TransferEngine(), TransferEngine()
+        for engine in (here, there):
+            self.assertEqual(engine.initialize("127.0.0.1:0", "P2PHANDSHAKE", "tcp", ""), 0)
+        here_name, there_name = (f"127.0.0.1:{engine.get_rpc_port()}" for engine in (here, there))
+        source, target = here.get_first_buffer_address(here_name), here.get_first_buffer_address(there_name)
+        self.assertNotEqual(source * target, 0)
+        for round_ in range(1000):
+            data = os.urandom(16 + round_ % 240)
+            place = round_ * 1024
+            self.assertEqual(here.write_bytes_to_buffer(source + place, data, len(data)), 0)
+            self.assertEqual(here.transfer_sync_write(there_name, source + place, target + place, len(data)), 0)
+            self.assertEqual(here.write_bytes_to_buffer(source + place, bytes(len(data)), len(data)), 0)
+            self.assertEqual(here.transfer_sync_read(there_name, source + place, target + place, len(data)), 0)
+            self.assertEqual(here.read_bytes_from_buffer(source + place, len(data)), data)
+        own = bytearray(4096)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(own))
+        self.assertEqual(there.register_memory(address, len(own)), 0)
+        self.assertEqual(here.get_first_buffer_address(there_name), address)
+        self.assertEqual(there.get_first_buffer_address(there_name), address)
+
+    def test_memory_of_gpus_is_refused_by_name(self):
+        for protocol, supported in (("nvlink", engine_module.SUPPORT_MNNVL), ("hip", engine_module.SUPPORT_HIP),
+                                    ("nvlink_intra", engine_module.SUPPORT_INTRA_NVLINK)):
+            self.assertIs(supported, False)
+            self.assertEqual(TransferEngine().initialize("127.0.0.1", "P2PHANDSHAKE", protocol, ""), -1)
+
     def test_many_engines_in_one_process(self):
         nodes = [Node(bytes([i])) for i in range(8)]
         for i, node in enumerate(nodes):
@@ -429,18 +460,50 @@ assert b.read_bytes_from_buffer(y, 64) == b"q" * 64
         best = min(float(self.python("import time; t = time.time(); import mooncake.engine; print(time.time() - t)").stdout) for _ in range(5))
         self.assertLess(best, 0.1)
 
-    def test_configuration(self):
-        from mooncake.mooncake_config import DEFAULT_GLOBAL_SEGMENT_SIZE, MooncakeConfig
-        import json
-        import tempfile
+
+class Configuration(unittest.TestCase):
+    REQUIRED = {"local_hostname": "h", "metadata_server": "P2PHANDSHAKE", "master_server_address": "m:50051"}
+
+    def read(self, **fields):
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-            json.dump({"local_hostname": "h", "metadata_server": "P2PHANDSHAKE", "master_server_address": "m:50051", "local_buffer_size": "4 GB"}, file)
+            json.dump({**self.REQUIRED, **fields}, file)
             file.flush()
-            config = MooncakeConfig.from_file(file.name)
-        self.assertEqual((config.global_segment_size, config.local_buffer_size, config.protocol), (DEFAULT_GLOBAL_SEGMENT_SIZE, 4 << 30, "tcp"))
-        code = "from mooncake.mooncake_config import MooncakeConfig as C; c = C.load_from_env(); print(c.master_server_address, c.global_segment_size)"
-        self.assertEqual(self.python(code, MOONCAKE_MASTER="m:1", MOONCAKE_GLOBAL_SEGMENT_SIZE="3gb").stdout, f"m:1 {3 << 30}\n")
-        self.assertIn("MOONCAKE_MASTER", self.python(code).stderr)
+            return MooncakeConfig.from_file(file.name)
+
+    def test_defaults_and_values(self):
+        config = self.read()
+        self.assertEqual((config.global_segment_size, config.local_buffer_size), (DEFAULT_GLOBAL_SEGMENT_SIZE, DEFAULT_LOCAL_BUFFER_SIZE))
+        self.assertEqual((config.protocol, config.device_name, config.enable_ssd_offload, config.ssd_offload_path, config.tenant_id),
+                         ("tcp", "", False, "", "default"))
+        config = self.read(local_buffer_size="4 GB", enable_ssd_offload="off", ssd_offload_path=None, tenant_id="a")
+        self.assertEqual((config.local_buffer_size, config.enable_ssd_offload, config.ssd_offload_path, config.tenant_id), (4 << 30, False, "", "a"))
+
+    def test_sizes(self):
+        for text, size in (("1024", 1024), (" 2048 ", 2048), ("4096b", 4096), ("512k", 512 << 10), ("1.5KB", 1536), ("1m", 1 << 20), ("3 gb", 3 << 30),
+                           ("1T", 1 << 40), ("1e9", 10**9), (1.5, 1), (0, 0)):
+            self.assertEqual(self.read(global_segment_size=text).global_segment_size, size, text)
+        for text in ("", " ", "gb", "abc", "4 eb", "inf"):
+            with self.assertRaises(ValueError, msg=text):
+                self.read(global_segment_size=text)
+
+    def test_what_is_missing_or_wrong_is_named(self):
+        for field in self.REQUIRED:
+            with unittest.mock.patch.dict(self.REQUIRED), self.assertRaisesRegex(ValueError, f"Missing required config field: {field}"):
+                del self.REQUIRED[field]
+                self.read()
+        with self.assertRaisesRegex(ValueError, "maybe"):
+            self.read(enable_ssd_offload="maybe")
+
+    def test_the_environment(self):
+        with unittest.mock.patch.dict(os.environ, clear=True):
+            with self.assertRaisesRegex(ValueError, "MOONCAKE_MASTER"):
+                MooncakeConfig.load_from_env()
+            os.environ.update(MOONCAKE_MASTER="m:1", MOONCAKE_GLOBAL_SEGMENT_SIZE="3gb", LOCAL_HOSTNAME="h", MOONCAKE_OFFLOAD_ENABLED="True",
+                              MOONCAKE_OFFLOAD_FILE_STORAGE_PATH="/d", MOONCAKE_TENANT_ID="t")
+            config = MooncakeConfig.load_from_env()
+        self.assertEqual((config.master_server_address, config.global_segment_size, config.local_hostname, config.metadata_server),
+                         ("m:1", 3 << 30, "h", "P2PHANDSHAKE"))
+        self.assertEqual((config.enable_ssd_offload, config.ssd_offload_path, config.tenant_id), (True, "/d", "t"))
 
 
 if __name__ == "__main__":

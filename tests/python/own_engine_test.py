@@ -5,6 +5,7 @@ import asyncio
 import ctypes
 import gc
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -210,10 +211,12 @@ class Memory(unittest.TestCase):
         self.engine.register(memory).close()
 
     def test_what_cannot_be_registered(self):
-        for memory in (b"read only", bytearray(0), memoryview(bytearray(8))[::2], Tensor(array.array("d", [1]), kind="cuda"),
-                       Tensor(array.array("d", [1]), contiguous=False)):
+        for memory in (b"read only", bytearray(0), memoryview(bytearray(8))[::2], Tensor(array.array("d", [1]), contiguous=False)):
             with self.assertRaises(mooncake.InvalidArgument):
                 self.engine.register(memory)
+        with self.assertRaises(mooncake.Unsupported) as raised:
+            self.engine.register(Tensor(array.array("d", [1]), kind="cuda"))
+        self.assertEqual(raised.exception.id, "E309")
         with self.assertRaises(TypeError):
             self.engine.register(3)
 
@@ -246,6 +249,23 @@ class Memory(unittest.TestCase):
         gc.collect()
         with mooncake.Engine() as other, self.assertRaises(mooncake.PeerGone):
             other.connect(f"127.0.0.1:{port}")  # and the port is free once nobody does
+
+    def test_a_forked_child_does_not_keep_the_port(self):
+        self.engine.register(bytearray(8))
+        port, (reading, writing) = self.engine.port, os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(writing)
+            os.read(reading, 1)  # until the parent has seen what it wanted
+            os._exit(0)
+        self.engine.close()
+        try:
+            with self.assertRaises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port), timeout=5)
+        finally:
+            os.close(writing)
+            os.close(reading)
+            os.waitpid(child, 0)
 
     def test_a_closed_engine(self):
         region = self.engine.register(bytearray(8))
@@ -333,6 +353,17 @@ class Asyncio(unittest.IsolatedAsyncioTestCase):
             await asyncio.sleep(0.01)
             self.assertEqual(bytes(self.region.memory).count(b"y"), SIZE)
         await self.peer.write_async(self.region[:16], self.other.address)
+
+    async def test_memory_that_is_being_written_from_is_not_given_back(self):
+        region = self.engine.register(bytearray(b"z" * SIZE))
+        await self.peer.write_async(region[:1], self.other.address)
+        ranges = 64
+        task = asyncio.create_task(self.peer.write_batch_async([region.address] * ranges, [self.other.address] * ranges, [SIZE] * ranges))
+        await asyncio.sleep(0)  # it starts
+        region.close()
+        del region
+        await task
+        self.assertEqual(self.other.ask("memory.count(b'z')"), SIZE)
 
     async def test_closing_ends_what_is_awaited(self):
         await self.peer.write_async(self.region[:1], self.other.address)

@@ -137,17 +137,20 @@ class MetadataServer(unittest.TestCase):
     def test_the_class(self):
         server = KVBootstrapServer(0, "127.0.0.1")
         self.assertEqual(server.poll(), KVPoll.Failed)
-        server.run()
-        self.assertEqual(server.poll(), KVPoll.Success)
+        with self.assertLogs(level="INFO") as logged:
+            thread = server.run()
+        self.assertIn("HTTP Metadata Server started", logged.output[0])
+        self.assertEqual((server.poll(), thread.is_alive()), (KVPoll.Success, True))
         self.check(f"http://127.0.0.1:{server.port}/metadata")
-        with self.assertRaises(mooncake.Error) as raised:
-            KVBootstrapServer(server.port, "127.0.0.1").run()
-        self.assertEqual(raised.exception.id, "E005")
-        with self.assertRaises(mooncake.Error):
+        other = KVBootstrapServer(server.port, "127.0.0.1")
+        with self.assertRaisesRegex(OSError, "^E005 "):
+            other.run()
+        self.assertEqual(other.poll(), KVPoll.Failed)
+        with self.assertRaises(OSError):
             KVBootstrapServer(0, "no such host").run()
         server.close()
         server.close()
-        self.assertEqual(server.poll(), KVPoll.Failed)
+        self.assertEqual((server.poll(), thread.is_alive()), (KVPoll.Failed, False))
         server.run()  # again, on the same port, with nothing in it
         self.check(f"http://127.0.0.1:{server.port}/metadata")
         server.close()

@@ -40,6 +40,7 @@ Notify = Optional[Tuple[str, str]]
 
 
 _BAD_RANGE = 308  # of docs/errors.md
+_MEMORY_KIND = 309
 _REGISTERED_ANEW = ("E301", "E304")  # what the peer says where its memory is registered, but not as it was
 
 
@@ -47,7 +48,7 @@ def _describe(memory: Any) -> Tuple[int, int, Any]:
     """Where the bytes of a buffer or tensor lie, and what keeps them there."""
     if hasattr(memory, "data_ptr"):  # a torch tensor, without importing torch
         if memory.device.type != "cpu":
-            raise _native._error(_BAD_RANGE, f"the tensor lies on {memory.device}, and only memory of the host can be moved")
+            raise _native._error(_MEMORY_KIND, f"the tensor lies on {memory.device}")
         if not memory.is_contiguous():
             raise _native._error(_BAD_RANGE, "the tensor is not contiguous")
         return memory.data_ptr(), memory.numel() * memory.element_size(), memory
@@ -92,11 +93,11 @@ class Region:
         return self.nbytes
 
     def close(self) -> None:
-        """When it returns, no peer touches the memory any more. Idempotent."""
-        memory = self._memory
+        """When it returns, neither a peer nor a transfer touches the memory any more: what is under way is waited for. Raises TimedOut, within
+        seconds, where that does not end; the memory is then never given back. Idempotent."""
+        memory, self._memory = self._memory, None
         if memory is not None:
             memory.close()
-            self._memory = None
 
     def __enter__(self) -> "Region":
         return self
@@ -206,6 +207,12 @@ class _Waiter:
         future = self._futures[number] = self._loop.create_future()
         return number, future
 
+    def cancel_all(self) -> None:
+        """From any thread: what is awaited ends soon."""
+        engine = self._engine()
+        for number in list(self._futures):
+            engine.cancel(number)
+
     def close(self) -> None:
         """From any thread: lets go of the loop once nothing is awaited any more."""
         try:
@@ -285,16 +292,25 @@ class Engine:
         return [Notification(each.name, each.msg) for each in self._native.take_notifies()]
 
     def close(self) -> None:
-        """Closes its regions, ends what is awaited (Cancelled), frees the port. Transfers that other threads wait for end as they would.
-        Idempotent. Memory of allocate() that is still looked at stays, and the engine's port with it."""
+        """Ends what is awaited (Cancelled), closes its regions, frees the port. Transfers that other threads wait for end as they would; one that
+        takes longer than some seconds makes this raise TimedOut, and its memory is never given back. Idempotent. Memory of allocate() that is
+        still looked at stays, and the engine's port with it."""
         with self._lock:
             regions, waiters = list(self._regions), list(self._waiters.values())
             self._waiters.clear()
+        for waiter in waiters:
+            waiter.cancel_all()
+        failure = None
         for region in regions:
-            region.close()
+            try:
+                region.close()
+            except Error as error:
+                failure = failure or error
         self._native.close()
         for waiter in waiters:
             waiter.close()
+        if failure is not None:
+            raise failure
 
     def __del__(self) -> None:
         if getattr(self, "_lock", None) is not None:
