@@ -19,6 +19,7 @@ import itertools
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 import tempfile
@@ -45,7 +46,7 @@ HOST = "127.0.0.1"
 # How long a test waits for what takes milliseconds on an idle machine.
 PATIENCE_SECONDS = 60
 POISON = 0xA5
-COMMANDS_AT_ONCE_MAX = 64
+COMMANDS_AT_ONCE_MAX = 256
 
 
 def open_engine(protocol="rdma"):
@@ -187,6 +188,59 @@ def http_request(method, url, body=None):
         return response.status, text
 
 
+class Forwarder:
+    """A port of its own that leads to another one while it is open and refuses while it is not: a process that is started again
+    under its name, where nobody can choose the process's port."""
+
+    def __init__(self):
+        self._holder = self._bound(0)  # keeps the number while nobody listens
+        self.port = self._holder.getsockname()[1]
+        self._listener = socket.socket()
+
+    @staticmethod
+    def _bound(port):
+        end = socket.socket()
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        end.bind((HOST, port))
+        return end
+
+    def open(self, target_port):
+        self._listener = self._bound(self.port)
+        self._listener.listen(128)
+        threading.Thread(target=self._accept, args=(self._listener, target_port), daemon=True).start()
+
+    def shut(self):
+        """Refuses from here on; what is connected stays so as long as the target does."""
+        with contextlib.suppress(OSError):  # it is shut already
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self, listener, target_port):
+        with contextlib.suppress(OSError):  # until it is shut
+            while True:
+                near, _ = listener.accept()
+                try:
+                    far = socket.create_connection((HOST, target_port))
+                except OSError:
+                    near.close()
+                    continue
+                for source, target in ((near, far), (far, near)):
+                    threading.Thread(target=self._copy, args=(source, target), daemon=True).start()
+
+    @staticmethod
+    def _copy(source, target):
+        with contextlib.suppress(OSError):
+            while piece := source.recv(1 << 16):
+                target.sendall(piece)
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self):
+        self.shut()
+        self._holder.close()
+
+
 # ---- ranks: the test's side ----
 
 
@@ -236,7 +290,7 @@ class Rank:
             with self._lock:
                 answer = self._answers.pop(number)
             if failure:
-                answer.set_exception(AssertionError(failure))
+                answer.set_exception(AssertionError(f"{failure}; its log ends: {self._log_end()}"))
             else:
                 answer.set_result(value)
         with self._lock:
@@ -251,6 +305,9 @@ class Rank:
 
     def is_alive(self):
         return self._process.poll() is None
+
+    def send_signal(self, number):
+        self._process.send_signal(number)
 
     def kill(self):
         """As a machine that fails: nothing is said to anybody."""
@@ -286,12 +343,32 @@ def gather(futures):
     return [future.result(0) for future in futures]
 
 
-def close_all(ranks):
-    for rank in ranks:
-        rank.let_end()
-    with contextlib.ExitStack() as stack:  # one that fails does not keep the others
-        for rank in ranks:
-            stack.callback(rank.close)
+class RankGroup:
+    """The tensor-parallel ranks of an engine."""
+
+    def __init__(self, kind, tp_size, environment=None, **arguments):
+        self._start = lambda rank: Rank(kind, environment, tp_rank=rank, tp_size=tp_size, **arguments)
+        self.ranks = [self._start(rank) for rank in range(tp_size)]
+
+    def start(self, method, **arguments):
+        """Calls a method of each rank; futures of what they return."""
+        return [rank.start(method, **arguments) for rank in self.ranks]
+
+    def call(self, method, **arguments):
+        return gather(self.start(method, **arguments))
+
+    def replace_dead(self):
+        for number, rank in enumerate(self.ranks):
+            if not rank.is_alive():
+                rank.close()
+                self.ranks[number] = self._start(number)
+
+    def close(self):
+        for rank in self.ranks:
+            rank.let_end()
+        with contextlib.ExitStack() as stack:  # one that fails does not keep the others
+            for rank in self.ranks:
+                stack.callback(rank.close)
 
 
 # ---- ranks: the other side ----

@@ -13,7 +13,7 @@ import threading
 import time
 import unittest
 
-from flow_support import (HOST, PATIENCE_SECONDS, JsonServer, KvPool, PageAllocator, Rank, close_all, content, first_difference,
+from flow_support import (HOST, PATIENCE_SECONDS, JsonServer, KvPool, PageAllocator, RankGroup, content, first_difference,
                           gather, http_request, merge_runs, open_engine)
 
 import msgpack  # after flow_support, which says what is missing
@@ -332,16 +332,16 @@ class DecodeRank:
 # ---- the test's side: what the proxy and the schedulers do ----
 
 
-class Prefill:
+class Prefill(RankGroup):
     def __init__(self, environment):
-        self.ranks = [Rank(PrefillRank, environment, tp_rank=rank, tp_size=PREFILL_TP) for rank in range(PREFILL_TP)]
+        super().__init__(PrefillRank, PREFILL_TP, environment)
         self._allocator = PageAllocator(PREFILL_BLOCKS, seed=1)
         self.blocks = {}  # of requests that are under way
         self._numbers = 0
 
     def open(self):
         self.bootstrap = self.ranks[0].facts["bootstrap"]
-        assert gather(rank.start("register", bootstrap=self.bootstrap) for rank in self.ranks) == [[200, {"status": "ok"}]] * PREFILL_TP
+        assert self.call("register", bootstrap=self.bootstrap) == [[200, {"status": "ok"}]] * PREFILL_TP
 
     def new_request(self, decode, prompt_blocks, wanted_blocks):
         """A prompt of so many blocks in each group, of which the decode side lacks the last `wanted_blocks`."""
@@ -353,39 +353,22 @@ class Prefill:
 
     def prefill(self, requests):
         asked = [{"transfer_id": each["transfer_id"], "blocks": self.blocks[each["transfer_id"]]} for each in requests]
-        return [rank.start("prefill", requests=asked) for rank in self.ranks]
+        return self.start("prefill", requests=asked)
 
     def reclaim(self):
         """Blocks that all ranks have freed are used again."""
-        freed = [set(names) for names in gather(rank.start("take_freed") for rank in self.ranks)]
-        for name in set.intersection(*freed):
+        for name in set.intersection(*map(set, self.call("take_freed"))):
             for blocks in self.blocks.pop(name):
                 self._allocator.give_back(blocks)
 
-    def close(self):
-        close_all(self.ranks)
 
-
-class Decode:
+class Decode(RankGroup):
     def __init__(self, tp_size, environment, seed):
-        self._environment, self._tp_size = environment, tp_size
+        super().__init__(DecodeRank, tp_size, environment)
         self.allocator = PageAllocator(DECODE_BLOCKS, seed)
-        self.ranks = [self._start(rank) for rank in range(tp_size)]
-
-    def _start(self, rank):
-        return Rank(DecodeRank, self._environment, tp_rank=rank, tp_size=self._tp_size)
-
-    def replace_dead(self):
-        for rank, process in enumerate(self.ranks):
-            if not process.is_alive():
-                process.close()
-                self.ranks[rank] = self._start(rank)
 
     def receive(self, prefill, requests, **fault):
-        return [rank.start("receive", bootstrap=prefill.bootstrap, requests=requests, **fault) for rank in self.ranks]
-
-    def close(self):
-        close_all(self.ranks)
+        return self.start("receive", bootstrap=prefill.bootstrap, requests=requests, **fault)
 
 
 class FlowTest(unittest.TestCase):
@@ -418,12 +401,12 @@ class FlowTest(unittest.TestCase):
 
     def expect_no_stray_writes(self):
         for decode in self.decodes:
-            self.assertEqual(gather(rank.start("stray_writes") for rank in decode.ranks), [[]] * len(decode.ranks))
+            self.assertEqual(decode.call("stray_writes"), [[]] * len(decode.ranks))
 
     def expect_freed(self, requests_by_decode):
         """That no prefill rank keeps blocks that everybody has."""
         names = {each["transfer_id"] for _, requests in requests_by_decode for each in requests}
-        for held in gather(rank.start("held") for rank in self.prefill.ranks):
+        for held in self.prefill.call("held"):
             self.assertEqual(names & set(held), set())
 
     def move(self, requests_by_decode, group_size, seed):
@@ -475,29 +458,29 @@ class EqualTp(FlowTest):
         first, second = [self.prefill.new_request(decode, [5, 5], [5, 2]) for _ in range(2)]
         answers = decode.receive(self.prefill, [first, second])
         gather(self.prefill.prefill([first]))
-        gather(rank.start("wait_for_ok", request_ids=[first["request_id"]]) for rank in decode.ranks)
+        decode.call("wait_for_ok", request_ids=[first["request_id"]])
         self.assertFalse(any(answer.done() for answer in answers))
         gather(self.prefill.prefill([second]))
         self.expect(answers, [first, second], statuses=[[CONTINUE, FINISH]])
 
     def test_neighbours_are_one_range(self):
         decode = self.decodes[0]
-        before = [len(each) for each in gather(rank.start("outcomes") for rank in self.prefill.ranks)]
+        before = [len(each) for each in self.prefill.call("outcomes")]
         request = self.prefill.new_request(decode, [40, 40], [40, 0])
         self.move([(decode, [request])], group_size=1, seed=5)
         runs = len(merge_runs(self.prefill.blocks[request["transfer_id"]][0], request["blocks"][0]))
         self.assertLess(runs, 40)
-        for seen, outcomes in zip(before, gather(rank.start("outcomes") for rank in self.prefill.ranks)):
+        for seen, outcomes in zip(before, self.prefill.call("outcomes")):
             self.assertEqual([each["ranges"] for each in outcomes[seen:]], [runs * GROUP_OF_REGION.count(0)])
 
     def test_what_never_becomes_ready_is_given_up(self):
         decode = self.decodes[0]
-        gather(rank.start("set_abort_timeout", seconds=0.2) for rank in self.prefill.ranks)
+        self.prefill.call("set_abort_timeout", seconds=0.2)
         requests = [self.prefill.new_request(decode, [3, 3], [3, 3]) for _ in range(2)]
         for answer in gather(decode.receive(self.prefill, requests)):
             self.assertEqual((answer["statuses"], answer["finished"]), ([[FINISH]], []))
             self.assertEqual(answer["err_reqs"], [each["request_id"] for each in requests])
-        gather(rank.start("set_abort_timeout", seconds=ABORT_TIMEOUT_SECONDS) for rank in self.prefill.ranks)
+        self.prefill.call("set_abort_timeout", seconds=ABORT_TIMEOUT_SECONDS)
 
     def test_a_failed_write_is_told_and_the_next_works(self):
         decode = self.decodes[0]
@@ -506,7 +489,7 @@ class EqualTp(FlowTest):
         for answer in gather(decode.receive(self.prefill, [refused], fault="addresses")):
             self.assertEqual((answer["statuses"], answer["finished"], answer["err_reqs"]), ([[FINISH]], [], [refused["request_id"]]))
             self.assertIn("returned -", answer["messages"][0])
-        self.assertIn([refused["transfer_id"]], gather(rank.start("held") for rank in self.prefill.ranks))
+        self.assertIn([refused["transfer_id"]], self.prefill.call("held"))
         # The blocks are still held, so the same request can be asked for again.
         self.move([(decode, [refused])], group_size=1, seed=6)
 
