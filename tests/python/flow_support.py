@@ -195,7 +195,7 @@ class Forwarder:
     def __init__(self):
         self._holder = self._bound(0)  # keeps the number while nobody listens
         self.port = self._holder.getsockname()[1]
-        self._listener = socket.socket()
+        self._listener = self._holder
 
     @staticmethod
     def _bound(port):
@@ -219,13 +219,14 @@ class Forwarder:
         with contextlib.suppress(OSError):  # until it is shut
             while True:
                 near, _ = listener.accept()
-                try:
-                    far = socket.create_connection((HOST, target_port))
-                except OSError:
-                    near.close()
-                    continue
-                for source, target in ((near, far), (far, near)):
-                    threading.Thread(target=self._copy, args=(source, target), daemon=True).start()
+                threading.Thread(target=self._lead, args=(near, target_port), daemon=True).start()
+
+    def _lead(self, near, target_port):
+        with near, contextlib.suppress(OSError), socket.create_connection((HOST, target_port)) as far:
+            back = threading.Thread(target=self._copy, args=(far, near), daemon=True)
+            back.start()
+            self._copy(near, far)
+            back.join()
 
     @staticmethod
     def _copy(source, target):

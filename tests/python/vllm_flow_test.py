@@ -475,12 +475,12 @@ class EqualTp(FlowTest):
 
     def test_what_never_becomes_ready_is_given_up(self):
         decode = self.decodes[0]
+        self.addCleanup(self.prefill.call, "set_abort_timeout", seconds=ABORT_TIMEOUT_SECONDS)
         self.prefill.call("set_abort_timeout", seconds=0.2)
         requests = [self.prefill.new_request(decode, [3, 3], [3, 3]) for _ in range(2)]
         for answer in gather(decode.receive(self.prefill, requests)):
             self.assertEqual((answer["statuses"], answer["finished"]), ([[FINISH]], []))
             self.assertEqual(answer["err_reqs"], [each["request_id"] for each in requests])
-        self.prefill.call("set_abort_timeout", seconds=ABORT_TIMEOUT_SECONDS)
 
     def test_a_failed_write_is_told_and_the_next_works(self):
         decode = self.decodes[0]
