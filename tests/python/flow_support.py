@@ -10,6 +10,7 @@ import asyncio
 import collections
 import concurrent.futures
 import contextlib
+import ctypes
 import hashlib
 import http.client
 import http.server
@@ -19,6 +20,7 @@ import itertools
 import json
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -47,6 +49,7 @@ HOST = "127.0.0.1"
 PATIENCE_SECONDS = 60
 POISON = 0xA5
 COMMANDS_AT_ONCE_MAX = 256
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
 def open_engine(protocol="rdma"):
@@ -411,6 +414,8 @@ async def _serve(kind, arguments):
 
 
 def main():
+    # Ends it with the test's process even where it is stopped and cannot read that its pipe has ended.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     module, kind, arguments = sys.argv[1:]
     asyncio.run(_serve(getattr(importlib.import_module(module), kind), json.loads(arguments)))
 
