@@ -1,3 +1,5 @@
+// Transfers: what is asked for, and what becomes of it.
+
 package transferengine
 
 // #include <transfer_engine_c.h>
@@ -10,7 +12,10 @@ import (
 	"sync"
 )
 
-const submitCall = "submitTransfer"
+const (
+	submitCall           = "submitTransfer"
+	submitWithNotifyCall = "submitTransferWithNotify"
+)
 
 // Op is the direction of a request.
 type Op int32
@@ -78,7 +83,7 @@ func (e *Engine) Submit(requests []Request) (*Batch, error) {
 // once all bytes have arrived. Blocks for the others where the requests go to several segments, or
 // are both reads and writes. No request at all is an error.
 func (e *Engine) SubmitWithNotify(requests []Request, name, message string) (*Batch, error) {
-	texts, err := toC(submitCall, name, message)
+	texts, err := toC(submitWithNotifyCall, name, message)
 	if err != nil {
 		return nil, err
 	}
@@ -152,17 +157,21 @@ func (b *Batch) Close() error {
 
 // submit starts a batch; notify, if it is not nil, has a name and a message.
 func (e *Engine) submit(requests []Request, notify cTexts) (*Batch, error) {
+	call := submitCall
+	if notify != nil {
+		call = submitWithNotifyCall
+	}
 	entries := make([]C.struct_transfer_request, len(requests))
 	for i := range requests {
 		var err error
-		if entries[i], err = requests[i].toC(e); err != nil {
+		if entries[i], err = requests[i].toC(call, e); err != nil {
 			return nil, err
 		}
 	}
 	batch := &Batch{engine: e, id: C.INVALID_BATCH}
-	err := batch.acquire(requests)
+	err := batch.acquire(call, requests)
 	if err == nil {
-		err = e.use(submitCall, func(handle C.transfer_engine_t) error {
+		err = e.use(call, func(handle C.transfer_engine_t) error {
 			return batch.start(handle, entries, notify)
 		})
 	}
@@ -175,14 +184,14 @@ func (e *Engine) submit(requests []Request, notify cTexts) (*Batch, error) {
 }
 
 // acquire notes the regions of requests, each run of equal ones once.
-func (b *Batch) acquire(requests []Request) error {
+func (b *Batch) acquire(call string, requests []Request) error {
 	var last *Region
 	for i := range requests {
 		region := requests[i].Region
 		if region == last {
 			continue
 		}
-		if err := region.acquire(submitCall); err != nil {
+		if err := region.acquire(call); err != nil {
 			return err
 		}
 		b.regions = append(b.regions, region)
@@ -204,7 +213,7 @@ func (b *Batch) start(handle C.transfer_engine_t, entries []C.struct_transfer_re
 	if notify == nil {
 		return check(submitCall, C.submitTransfer(handle, b.id, first, count))
 	}
-	return check(submitCall, C.submitTransferWithNotify(handle, b.id, first, count, notify.notification()))
+	return check(submitWithNotifyCall, C.submitTransferWithNotify(handle, b.id, first, count, notify.notification()))
 }
 
 func (b *Batch) free() error {
@@ -251,16 +260,16 @@ func (e *Engine) transfer(ctx context.Context, request Request) error {
 }
 
 // toC is the request for the library, once it is known to be about memory that e has registered.
-func (r *Request) toC(e *Engine) (C.struct_transfer_request, error) {
+func (r *Request) toC(call string, e *Engine) (C.struct_transfer_request, error) {
 	var entry C.struct_transfer_request
 	if r.Region == nil || r.Region.engine != e {
-		return entry, refuse(submitCall, "no region, or one of another engine")
+		return entry, refuse(call, "no region, or one of another engine")
 	}
-	id, err := r.Segment.idIn(submitCall, e)
+	id, err := r.Segment.idIn(call, e)
 	if err != nil {
 		return entry, err
 	}
-	start, err := r.Region.at(submitCall, r.Offset, r.Length)
+	start, err := r.Region.at(call, r.Offset, r.Length)
 	if err != nil {
 		return entry, err
 	}

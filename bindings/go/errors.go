@@ -1,3 +1,5 @@
+// What calls return when they fail.
+
 package transferengine
 
 // #include <transfer_engine_c.h>

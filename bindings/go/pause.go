@@ -1,3 +1,5 @@
+// How to wait for the library.
+
 package transferengine
 
 import (

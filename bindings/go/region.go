@@ -1,3 +1,5 @@
+// Memory that peers read and write.
+
 package transferengine
 
 // #include <transfer_engine_c.h>
@@ -62,7 +64,7 @@ func (e *Engine) Register(memory []byte, location string) (*Region, error) {
 	return region, nil
 }
 
-// Bytes is the registered memory itself.
+// Bytes is the registered memory itself. Go's own stays valid after Close.
 func (r *Region) Bytes() []byte { return r.memory }
 
 // Address is what peers name its first byte by.

@@ -1,3 +1,5 @@
+// Strings as C has them.
+
 package transferengine
 
 // #include <stdlib.h>

@@ -330,7 +330,7 @@ func TestWhatTheLibraryRefusesHasTheNameOfTheCall(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = p.here.SubmitWithNotify(nil, "a", "b")
-	expectRefused(t, err, "submitTransfer")
+	expectRefused(t, err, "submitTransferWithNotify")
 	empty := submit(t, p.here)
 	expect(t, empty.Wait(patient(t)))
 	expect(t, empty.Close())

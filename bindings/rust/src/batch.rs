@@ -152,6 +152,7 @@ pub struct Batch {
 }
 
 const SUBMIT: &str = "submitTransfer";
+pub(crate) const SUBMIT_WITH_NOTIFY: &str = "submitTransferWithNotify";
 
 impl Batch {
     /// Starts all of `requests`, of which `notify` tells the owner of the first one's segment.
@@ -160,15 +161,20 @@ impl Batch {
         requests: &[Request<'_>],
         notify: Option<&NotifyText>,
     ) -> Result<Self, Error> {
+        let call = if notify.is_some() {
+            SUBMIT_WITH_NOTIFY
+        } else {
+            SUBMIT
+        };
         let mut entries = requests
             .iter()
-            .map(|request| request.to_ffi(SUBMIT, engine))
+            .map(|request| request.to_ffi(call, engine))
             .collect::<Result<Vec<_>, _>>()?;
         let mut batch = Batch::allocate(engine, requests)?;
         let (handle, list, count) = (engine.get(), entries.as_mut_ptr(), entries.len());
         // SAFETY: the handle is alive, the list is read during the call, and the memory that it
         // names is kept by `batch`, which is dropped when nothing uses it any more.
-        check(SUBMIT, unsafe {
+        check(call, unsafe {
             match notify {
                 None => ffi::submitTransfer(handle, batch.id, list, count),
                 Some(text) => {
@@ -185,8 +191,9 @@ impl Batch {
             .iter()
             .map(|request| Arc::clone(request.region.registration()))
             .collect();
-        regions.dedup_by(|a, b| Arc::ptr_eq(a, b)); // neighbours, of which most lists have many
-                                                    // SAFETY: the handle is alive.
+        // Neighbours alone: most lists have few regions, one after the other.
+        regions.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        // SAFETY: the handle is alive.
         let id = unsafe { ffi::allocateBatchID(engine.get(), requests.len()) };
         if id == ffi::INVALID_BATCH {
             let call = "allocateBatchID";

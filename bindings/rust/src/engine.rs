@@ -6,7 +6,7 @@ use std::ptr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::batch::{Batch, Request, Segment};
+use crate::batch::{Batch, Request, Segment, SUBMIT_WITH_NOTIFY};
 use crate::error::{c_string, check, Error};
 use crate::ffi;
 use crate::handle::Handle;
@@ -16,7 +16,6 @@ use crate::region::{Region, Registration};
 const CREATE: &str = "createTransferEngine";
 const OPEN: &str = "openSegment";
 const REGISTER: &str = "registerLocalMemory";
-const SUBMIT: &str = "submitTransfer";
 const NOTIFY: &str = "genNotifyInEngine";
 const ADDRESS: &str = "getLocalIpAndPort";
 
@@ -142,7 +141,7 @@ impl Engine {
         name: &str,
         message: impl AsRef<[u8]>,
     ) -> Result<Batch, Error> {
-        let text = NotifyText::new(SUBMIT, name, message.as_ref())?;
+        let text = NotifyText::new(SUBMIT_WITH_NOTIFY, name, message.as_ref())?;
         Batch::start(&self.handle, requests, Some(&text))
     }
 

@@ -11,7 +11,8 @@ use crate::ffi;
 use crate::handle::Handle;
 
 /// Memory that peers read and write, until this and every [`Batch`](crate::Batch) that uses it are
-/// dropped. Any thread may use it.
+/// dropped; the last of these drops blocks while a peer copies, at most seconds. Any thread may use
+/// it.
 ///
 /// Peers write into it at any time, so there is no slice of it: [`copy_from`](Self::copy_from) and
 /// [`copy_to`](Self::copy_to) copy byte by byte, some GB/s, and [`unregister`](Self::unregister)

@@ -268,7 +268,7 @@ fn what_the_library_refuses_has_the_name_of_the_call() {
     assert_refused(pair.here.submit(&[nobodys]), "submitTransfer");
     assert_refused(
         pair.here.submit_with_notify(&[], "a", "b"),
-        "submitTransfer",
+        "submitTransferWithNotify",
     );
     pair.here.submit(&[]).unwrap().wait(Duration::ZERO).unwrap();
 }
