@@ -1,0 +1,3 @@
+module mooncake/transferengine
+
+go 1.22
