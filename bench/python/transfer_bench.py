@@ -226,44 +226,62 @@ class Pair:
         return True
 
 
-def run_cpp(program, row, memory, operation, seconds, tiny):
-    """The same row of `mooncake bench transfer`."""
+def run_cpp(program, row, memory, seconds, tiny):
+    """The same row of `mooncake bench transfer`, by operation."""
     with tempfile.TemporaryDirectory() as folder:
         results = os.path.join(folder, "results.json")
         command = [program, "bench", "transfer", "--rows", row.name, "--transports", cpp_transport(row, memory), "--json", results]
         command += ["--tiny"] if tiny else ["--seconds", str(2 * seconds)]  # half of it is the limit's
         subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
         with open(results, encoding="utf-8") as file:
-            entry, = (entry for entry in json.load(file)["rows"] if entry["operation"] == operation)
-    return entry
+            return {entry["operation"]: entry for entry in json.load(file)["rows"]}
 
 
 def percentile(values, share):
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
-def measure(pair, row, memory, operation, arrays, options):
-    ours, theirs, all_times, verified = [], [], [], True
+class Measured:
+    """What the rounds of one row, operation and kind of argument came to."""
+
+    def __init__(self, row, memory, operation, arrays):
+        self.row, self.memory, self.operation, self.arrays = row, memory, operation, arrays
+        self.times, self.rounds, self.verified = [], [], True
+
+    def add(self, times, elapsed, cpu, right):
+        moved = len(times) * self.row.nbytes * self.row.ranges
+        self.rounds.append((statistics.median(times), moved / elapsed / 1e9, cpu / (moved / 1e9), cpu / len(times) * 1e6))
+        self.times += times
+        self.verified = self.verified and right
+
+    def entry(self, cpp):
+        """`cpp`: the results of C++, one for each round."""
+        row = self.row
+        p50, gbps, cpu_per_gb, cpu_per_call = (statistics.median(column) for column in zip(*self.rounds))
+        cpp_p50 = statistics.median(each["p50_us"] for each in cpp)
+        of_limits = [each["of_limit"] for each in cpp if each["of_limit"] is not None]
+        goal = None
+        if self.memory == "managed":
+            goal = row.over_cpp_us_max_arrays if self.arrays else row.over_cpp_us_max
+        return {
+            "name": row.name, "memory": self.memory, "transport": cpp_transport(row, self.memory), "operation": self.operation,
+            "arguments": "arrays" if self.arrays else "lists", "bytes": row.nbytes, "ranges": row.ranges, "threads": row.threads, "calls": len(self.times),
+            "gbps": gbps, "p50_us": p50, "p99_us": percentile(self.times, 0.99), "p999_us": percentile(self.times, 0.999),
+            "cpu_s_per_gb": cpu_per_gb, "cpu_us_per_call": cpu_per_call, "cpp_gbps": statistics.median(each["gbps"] for each in cpp),
+            "cpp_p50_us": cpp_p50, "over_cpp_us": p50 - cpp_p50, "over_cpp_us_max": goal,
+            "cpp_of_limit": statistics.median(of_limits) if of_limits else None, "limit_name": cpp[0]["limit_name"], "verified": self.verified,
+        }
+
+
+def measure(pair, row, memory, options):
+    """Every operation and kind of argument in turn, then C++, as many times as there are rounds."""
+    kinds = [Measured(row, memory, operation, arrays) for operation in ("write", "read") for arrays in ((False, True) if row.ranges > 1 else (False,))]
+    cpp = []
     for _ in range(options.rounds):
-        times, elapsed, cpu, right = pair.run(row, operation, arrays, options.seconds)
-        verified = verified and right
-        moved = len(times) * row.nbytes * row.ranges
-        ours.append((statistics.median(times), moved / elapsed / 1e9, cpu / (moved / 1e9), cpu / len(times) * 1e6))
-        all_times += times
-        theirs.append(run_cpp(options.mooncake, row, memory, operation, options.seconds, options.tiny))
-    p50, gbps, cpu_per_gb, cpu_per_call = (statistics.median(column) for column in zip(*ours))
-    cpp_p50 = statistics.median(entry["p50_us"] for entry in theirs)
-    of_limits = [entry["of_limit"] for entry in theirs if entry["of_limit"] is not None]
-    goal = None
-    if memory == "managed":
-        goal = row.over_cpp_us_max_arrays if arrays else row.over_cpp_us_max
-    return {
-        "name": row.name, "memory": memory, "transport": cpp_transport(row, memory), "operation": operation, "arguments": "arrays" if arrays else "lists",
-        "bytes": row.nbytes, "ranges": row.ranges, "threads": row.threads, "calls": len(all_times), "gbps": gbps, "p50_us": p50,
-        "p99_us": percentile(all_times, 0.99), "p999_us": percentile(all_times, 0.999), "cpu_s_per_gb": cpu_per_gb, "cpu_us_per_call": cpu_per_call,
-        "cpp_gbps": statistics.median(entry["gbps"] for entry in theirs), "cpp_p50_us": cpp_p50, "over_cpp_us": p50 - cpp_p50, "over_cpp_us_max": goal,
-        "cpp_of_limit": statistics.median(of_limits) if of_limits else None, "limit_name": theirs[0]["limit_name"], "verified": verified,
-    }
+        for kind in kinds:
+            kind.add(*pair.run(row, kind.operation, kind.arrays, options.seconds))
+        cpp.append(run_cpp(options.mooncake, row, memory, options.seconds, options.tiny))
+    return [kind.entry([each[kind.operation] for each in cpp]) for kind in kinds]
 
 
 def line(entry):
@@ -308,9 +326,9 @@ def main():
         for row in wanted:
             if row.nbytes * row.ranges > options.area // 2 and options.tiny:
                 continue
-            for operation, arrays in itertools.product(("write", "read"), (False, True) if row.ranges > 1 else (False,)):
-                entries.append(measure(pair, row, memory, operation, arrays, options))
-                print(line(entries[-1]), flush=True)
+            for entry in measure(pair, row, memory, options):
+                entries.append(entry)
+                print(line(entry), flush=True)
         pair.close()
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
