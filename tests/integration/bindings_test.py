@@ -36,6 +36,8 @@ class Bindings(unittest.TestCase):
             **os.environ, "LD_LIBRARY_PATH": library, "PKG_CONFIG_PATH": os.path.join(library, "pkgconfig"),
             "CARGO_TARGET_DIR": os.path.join(cls.folder, "target"), "GOPROXY": "off", "GOTOOLCHAIN": "local",
             "GOFLAGS": "-buildvcs=false", "MC_TRANSFER_TIMEOUT": "5",
+            # go keeps what pkg-config has said before, and asks again only if a flag of its own has changed.
+            "CGO_LDFLAGS": f"-L{library}",
         }
         cls.environment.pop("MOONCAKE_LIB_DIR", None)
         cls.examples = {}
