@@ -13,6 +13,7 @@
 #include "drop_in/local_topology.h"
 #include "drop_in/transfer_engine.h"
 #include "python/arguments.h"
+#include "python/metadata_service.h"
 #include "python/own_engine.h"
 #include "python/without_gil.h"
 
@@ -286,5 +287,6 @@ PYBIND11_MODULE(engine, m) {
            "none, of the memory that allocate_managed_buffer takes from. 0: no answer.");
   BindMemory(engine);
   BindTransfers(engine);
+  BindMetadataService(m);
   BindOwnEngine(m);
 }

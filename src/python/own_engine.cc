@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "base/unique_fd.h"
-#include "drop_in/metadata_service.h"
 #include "python/arguments.h"
 #include "python/raise.h"
 
@@ -35,29 +34,6 @@ std::span<const std::uint64_t> Values(const Numbers& numbers, const char* what) 
            fmt::format("one of {} is negative or needs more than 64 bits", what)});
   return *numbers.values();
 }
-
-// For mooncake.http_metadata_server.
-class MetadataServer {
- public:
-  MetadataServer(const std::string& host, std::uint16_t port) {
-    auto opened = [&] {
-      const WithoutGil waiting;
-      return drop_in::MetadataService::Open(host, port);
-    }();
-    if (!opened) Raise(opened.error());
-    service_ = *std::move(opened);
-  }
-  ~MetadataServer() {
-    RunWithoutGil([this] { service_ = nullptr; });
-  }
-  MetadataServer(const MetadataServer&) = delete;
-  MetadataServer& operator=(const MetadataServer&) = delete;
-
-  [[nodiscard]] int port() const { return service_->bound().port; }
-
- private:
-  std::unique_ptr<drop_in::MetadataService> service_;
-};
 
 // Transfers that have ended, for one event loop: its descriptor is readable while there are any.
 class Completions {
@@ -268,9 +244,6 @@ void BindOwnEngine(py::module_& module) {
   module.def("_error", [](int id, const std::string& context) {
     return ToException({static_cast<ErrorId>(id), context});
   });
-  py::class_<MetadataServer>(module, "_MetadataServer")
-      .def(py::init<const std::string&, std::uint16_t>())
-      .def_property_readonly("port", &MetadataServer::port);
   py::class_<Completions>(module, "_Completions")
       .def(py::init<>())
       .def("fileno", &Completions::descriptor)
