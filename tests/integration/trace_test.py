@@ -14,7 +14,7 @@ from support import Instance, run
 
 TRACE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "data", "conversation_2000.jsonl.xz")
 REQUESTS = int(os.environ.get("MOONCAKE_TEST_TRACE_REQUESTS", "2000"))
-SPEED = 5  # 669 s of trace in about 135 s; a machine that is slower than that is sent requests later, not fewer
+SPEED = 8  # 669 s of trace in about 85 s; a machine that is slower than that is sent requests later, not fewer
 LIMIT_S = 300
 
 
