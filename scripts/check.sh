@@ -38,9 +38,13 @@ check_wheel() {
   folder=$(mktemp -d)
   python3 -m venv "$folder" && "$folder/bin/pip" install . &&
     (cd "$folder" && bin/python -c '
+import mooncake, os
 from mooncake.engine import TransferEngine
 engine = TransferEngine()
-assert engine.initialize("127.0.0.1", "P2PHANDSHAKE", "tcp", "") == 0 and engine.get_rpc_port() > 0') || rc=1
+assert engine.initialize("127.0.0.1", "P2PHANDSHAKE", "tcp", "") == 0 and engine.get_rpc_port() > 0
+assert os.access(mooncake.__path__[0] + "/transfer_engine_bench", os.X_OK)
+mooncake.Engine().close()' && bin/transfer_engine_topology_dump && bin/transfer_engine_bench --version &&
+      bin/mooncake_http_metadata_server --version) || rc=1
   rm -rf "$folder"
   return "$rc"
 }
