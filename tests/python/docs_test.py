@@ -8,14 +8,13 @@ import sys
 import tempfile
 import unittest
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-PATHS = [os.path.join(ROOT, "python"), os.path.join(ROOT, "build", "python")]
+from tested import ENVIRONMENT, ROOT
 
 
 class Examples(unittest.TestCase):
     def run_python(self, *arguments):
         done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=60, check=False,
-                              env={**os.environ, "PYTHONPATH": os.pathsep.join(PATHS)})
+                              env=ENVIRONMENT)
         self.assertEqual(done.returncode, 0, done.stderr)
         return done.stdout
 

@@ -16,18 +16,12 @@ import time
 import unittest
 import unittest.mock
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-PATHS = [os.path.join(ROOT, "python"), os.path.join(ROOT, "build", "python")]
-sys.path[:0] = PATHS
-sys.path.append(os.path.join(ROOT, "tests", "integration"))
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(PATHS)}
-
-from support import Etcd, free_port  # noqa: E402
-
-from mooncake import engine as engine_module  # noqa: E402
-from mooncake.engine import InnerTransferEngine, TransferEngine, TransferNotify, TransferOpcode  # noqa: E402
-from mooncake.http_metadata_server import KVBootstrapServer  # noqa: E402
-from mooncake.mooncake_config import DEFAULT_GLOBAL_SEGMENT_SIZE, DEFAULT_LOCAL_BUFFER_SIZE, MooncakeConfig  # noqa: E402
+from tested import ENVIRONMENT, ROOT
+from support import Etcd, free_port
+from mooncake import engine as engine_module
+from mooncake.engine import InnerTransferEngine, TransferEngine, TransferNotify, TransferOpcode
+from mooncake.http_metadata_server import KVBootstrapServer
+from mooncake.mooncake_config import DEFAULT_GLOBAL_SEGMENT_SIZE, DEFAULT_LOCAL_BUFFER_SIZE, MooncakeConfig
 
 SIZE = 1 << 20
 

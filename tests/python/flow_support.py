@@ -29,11 +29,10 @@ import threading
 import unittest
 import urllib.parse
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-ROOT = os.path.dirname(os.path.dirname(HERE))
-PATHS = [os.path.join(ROOT, "python"), os.path.join(ROOT, "build", "python")]
-sys.path[:0] = PATHS
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [HERE, *PATHS, os.environ.get("PYTHONPATH")]))}
+from tested import ENVIRONMENT as PACKAGE_ENVIRONMENT
+from tested import HERE
+
+ENVIRONMENT = {**PACKAGE_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(filter(None, [HERE, PACKAGE_ENVIRONMENT["PYTHONPATH"], os.environ.get("PYTHONPATH")]))}
 
 try:
     import msgpack  # noqa: F401  # the flows need all three: whoever imports this file is skipped without them

@@ -2,7 +2,6 @@
 
 import array
 import asyncio
-import ctypes
 import gc
 import os
 import socket
@@ -12,12 +11,8 @@ import threading
 import time
 import unittest
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-PATHS = [os.path.join(ROOT, "python"), os.path.join(ROOT, "build", "python")]
-sys.path[:0] = PATHS
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(PATHS)}
-
-import mooncake  # noqa: E402
+from tested import ENVIRONMENT
+import mooncake
 
 try:
     import numpy
@@ -130,6 +125,13 @@ class Transfers(unittest.TestCase):
         before = sum(self.peer.paths().values())
         self.peer.write(self.region, self.other.address)
         self.assertEqual(sum(self.peer.paths().values()), before + SIZE)
+
+    def test_allocated_memory_takes_the_mapped_path(self):
+        there = self.other.ask("globals().__setitem__('allocated', engine.allocate(1 << 20)) or allocated.address")
+        before = self.peer.paths()
+        self.peer.write(self.engine.allocate(SIZE), there)
+        after = self.peer.paths()
+        self.assertEqual({path: after[path] - before[path] for path in after if after[path] != before[path]}, {"shm": SIZE})
 
     def test_own_memory_needs_no_other(self):
         own = self.engine.connect(self.engine.name)

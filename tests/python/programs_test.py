@@ -10,14 +10,10 @@ import unittest
 import urllib.error
 import urllib.request
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-PATHS = [os.path.join(ROOT, "python"), os.path.join(ROOT, "build", "python")]
-sys.path[:0] = PATHS
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(PATHS)}
-
-import mooncake  # noqa: E402
-from mooncake.engine import TransferEngine  # noqa: E402
-from mooncake.http_metadata_server import KVBootstrapServer, KVPoll  # noqa: E402
+from tested import ENVIRONMENT
+import mooncake
+from mooncake.engine import TransferEngine
+from mooncake.http_metadata_server import KVBootstrapServer, KVPoll
 
 SMALL = ("--local_server_name=127.0.0.1", "--buffer_size=16777216")
 

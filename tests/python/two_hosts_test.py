@@ -1,17 +1,13 @@
 """What mooncake.engine promises when the network breaks within a call, and of the peer's memory when the call returns."""
 
-import os
 import subprocess
 import sys
 import tempfile
 import time
 import unittest
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-PATHS = [os.path.join(ROOT, "python"), os.path.join(ROOT, "build", "python")]
-sys.path.append(os.path.join(ROOT, "tests", "integration"))
-
-from support import Namespace  # noqa: E402
+from tested import ENVIRONMENT
+from support import Namespace
 
 HERE, THERE = "10.79.0.1", "10.79.0.2"
 RANGES, RANGE_BYTES = 2000, 16384
@@ -87,7 +83,7 @@ class Node:
         command = [sys.executable, "-c", NODE, host, str(nbytes), kind]
         self.process = subprocess.Popen(
             namespace.command(command) if namespace else command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(PATHS), **dict(environment)})
+            env={**ENVIRONMENT, **dict(environment)})
         port, address = self.process.stdout.readline().split()
         self.session, self.address = f"{host}:{port}", int(address)
 
