@@ -10,6 +10,7 @@
 #include "drop_in/fork_mark.h"
 #include "drop_in/report.h"
 #include "drop_in/running_engine.h"
+#include "engine/local_pins.h"
 
 namespace mooncake::drop_in {
 namespace {
@@ -82,35 +83,12 @@ std::optional<std::size_t> ToSlices(const Ranges& ranges, const AddressIndex& in
   return std::nullopt;
 }
 
-// Registered memory of this engine that stays so while this lives.
-class HeldMemory {
- public:
-  explicit HeldMemory(const RegionTable& regions) : regions_(regions) {}
-
-  Status Hold(std::uint64_t address, std::uint64_t length_bytes) {
-    if (length_bytes == 0) return {};
-    const auto holds = [&](const PinnedRange& pin) {
-      const std::uint64_t offset = address - reinterpret_cast<std::uint64_t>(pin.bytes().data());
-      return offset <= pin.bytes().size() && length_bytes <= pin.bytes().size() - offset;
-    };
-    if (std::any_of(pins_.begin(), pins_.end(), holds)) return {};
-    MC_TRY(const RegionInfo region, regions_.FindLocal(ToPointer(address), length_bytes));
-    MC_TRY(PinnedRange pin, regions_.Pin(region.id, region.key, region.access));
-    pins_.push_back(std::move(pin));
-    return {};
-  }
-
- private:
-  const RegionTable& regions_;
-  std::vector<PinnedRange> pins_;
-};
-
 Status CopyWithin(RunningEngine& running, const Ranges& ranges, Opcode opcode) {
-  HeldMemory memory(*running.engine().regions());
+  LocalPins memory(*running.engine().regions());
   // All before a byte has moved.
   for (std::size_t i = 0; i < ranges.lengths.size(); ++i) {
-    MC_TRY_STATUS(memory.Hold(ranges.local[i], ranges.lengths[i]));
-    MC_TRY_STATUS(memory.Hold(ranges.remote[i], ranges.lengths[i]));
+    MC_TRY_STATUS(memory.Hold(ToPointer(ranges.local[i]), ranges.lengths[i]));
+    MC_TRY_STATUS(memory.Hold(ToPointer(ranges.remote[i]), ranges.lengths[i]));
   }
   const bool writes = opcode == Opcode::kWrite;
   for (std::size_t i = 0; i < ranges.lengths.size(); ++i) {
@@ -359,10 +337,17 @@ int TransferEngine::TransferSync(std::string_view segment, std::uint64_t local,
 
 int TransferEngine::TransferSync(std::string_view segment, const Ranges& ranges, Opcode opcode,
                                  const TransferNotify* notify) noexcept {
-  RunningEngine* const engine = running();
-  if (engine == nullptr) return Report("transfer", NotInitialized());
-  if (const Status shape = CheckShape(ranges); !shape) return Report("transfer", shape.error());
+  RunningEngine* const engine = ReadyFor(ranges);
+  if (engine == nullptr) return kFailed;
   return Move(*engine, std::string(segment), ranges, opcode, notify);
+}
+
+RunningEngine* TransferEngine::ReadyFor(const Ranges& ranges) const noexcept {
+  RunningEngine* const engine = running();
+  const Status ready = engine == nullptr ? Fail(NotInitialized()) : CheckShape(ranges);
+  if (ready) return engine;
+  Report("transfer", ready.error());
+  return nullptr;
 }
 
 int TransferEngine::Move(RunningEngine& running, const std::string& segment, const Ranges& ranges,
@@ -394,15 +379,8 @@ int TransferEngine::Move(RunningEngine& running, const std::string& segment, con
 
 std::uint64_t TransferEngine::TransferAsync(std::string_view segment, const Ranges& ranges,
                                             Opcode opcode, const TransferNotify* notify) noexcept {
-  RunningEngine* const engine = running();
-  if (engine == nullptr) {
-    Report("transfer", NotInitialized());
-    return 0;
-  }
-  if (const Status shape = CheckShape(ranges); !shape) {
-    Report("transfer", shape.error());
-    return 0;
-  }
+  RunningEngine* const engine = ReadyFor(ranges);
+  if (engine == nullptr) return 0;
   const std::string name(segment);
   if (engine->IsSelf(name))
     return Move(*engine, name, ranges, opcode, notify) == kOk ? batches_->Add(nullptr) : 0;
@@ -425,15 +403,8 @@ std::uint64_t TransferEngine::TransferAsync(std::string_view segment, const Rang
 std::optional<std::uint64_t> TransferEngine::TryTransferAsync(
     std::string_view segment, const Ranges& ranges, Opcode opcode,
     const TransferNotify* notify) noexcept {
-  RunningEngine* const engine = running();
-  if (engine == nullptr) {
-    Report("transfer", NotInitialized());
-    return 0;
-  }
-  if (const Status shape = CheckShape(ranges); !shape) {
-    Report("transfer", shape.error());
-    return 0;
-  }
+  RunningEngine* const engine = ReadyFor(ranges);
+  if (engine == nullptr) return 0;
   std::optional<Segment> known = engine->Known(std::string(segment));
   std::vector<Slice> slices;
   if (!known || ToSlices(ranges, *known->addresses, slices)) return std::nullopt;

@@ -169,6 +169,8 @@ class TransferEngine {
   struct Batches;
   /// Null before Initialize(), and in a forked child.
   [[nodiscard]] RunningEngine* running() const noexcept;
+  /// running(), if these can be asked for; null: why not has been reported.
+  [[nodiscard]] RunningEngine* ReadyFor(const Ranges& ranges) const noexcept;
   [[nodiscard]] int Move(RunningEngine& running, const std::string& segment, const Ranges& ranges,
                          Opcode opcode, const TransferNotify* notify);
 

@@ -246,8 +246,8 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
   }
 
   Task<Status> Drive(std::shared_ptr<BatchImpl> batch) {
-    LocalPins pins;
-    if (Status local = pins.Hold(*memory->regions(), batch->copies()); !local) co_return local;
+    LocalPins pins(*memory->regions());
+    if (Status local = pins.Hold(batch->copies()); !local) co_return local;
     // Mappable regions take another path than the rest: at most two groups.
     std::vector<Copy>& copies = batch->copies();
     const auto& known = batch->peer()->regions();
@@ -540,8 +540,8 @@ Status Engine::Run(const PeerPtr& peer, Direction direction, std::span<const Cop
                    const BatchOptions& options) {
   auto& known = static_cast<PeerImpl&>(*peer);
   if (!options.notify && known.is_connected() && !impl_->closed) {
-    LocalPins pins;
-    MC_TRY_STATUS(pins.Hold(*regions(), copies));
+    LocalPins pins(*regions());
+    MC_TRY_STATUS(pins.Hold(copies));
     Transfer transfer = Summarise(direction, copies);
     transfer.deadline = options.deadline;
     if (transfer.region_count == 1 && !copies.empty())

@@ -1,4 +1,4 @@
-// The registered memory that a batch copies from or to, held for as long as it does.
+// Registered memory of this engine that is copied from or to, held for as long as it is.
 #pragma once
 
 #include <algorithm>
@@ -14,34 +14,43 @@ namespace mooncake {
 /// time.
 class LocalPins {
  public:
-  /// Whether every slice lies in registered memory, as a sender may use it (any access) and as a
+  /// `regions` outlives it.
+  explicit LocalPins(const RegionTable& regions) : regions_(regions) {}
+
+  /// Whether the bytes lie in registered memory, as a sender may use it (any access) and as a
   /// receiver must. kNotRegistered.
-  [[nodiscard]] Status Hold(const RegionTable& regions, std::span<const Slice> slices) {
-    MutableBytes around;
+  [[nodiscard]] Status Hold(const std::byte* place, std::uint64_t length_bytes) {
+    if (length_bytes == 0 || Holds(around_, place, length_bytes)) return {};
+    const auto after = std::upper_bound(
+        pins_.begin(), pins_.end(), place,
+        [](const std::byte* begin, const PinnedRange& pin) { return begin < pin.bytes().data(); });
+    if (after != pins_.begin() && Holds(std::prev(after)->bytes(), place, length_bytes)) {
+      around_ = std::prev(after)->bytes();
+      return {};
+    }
+    MC_TRY(PinnedRange pin, regions_.PinLocal(place, length_bytes));
+    around_ = pin.bytes();
+    pins_.insert(after, std::move(pin));
+    return {};
+  }
+  [[nodiscard]] Status Hold(std::span<const Slice> slices) {
     for (const Slice& slice : slices) {
-      if (slice.length_bytes == 0 || Holds(around, slice)) continue;
-      const auto after = std::upper_bound(pins_.begin(), pins_.end(), slice.local,
-                                          [](const std::byte* place, const PinnedRange& pin) {
-                                            return place < pin.bytes().data();
-                                          });
-      if (after != pins_.begin() && Holds(std::prev(after)->bytes(), slice)) {
-        around = std::prev(after)->bytes();
-        continue;
-      }
-      MC_TRY(PinnedRange pin, regions.PinLocal(slice.local, slice.length_bytes));
-      around = pin.bytes();
-      pins_.insert(after, std::move(pin));
+      if (!Holds(around_, slice.local, slice.length_bytes))
+        MC_TRY_STATUS(Hold(slice.local, slice.length_bytes));
     }
     return {};
   }
 
  private:
-  static bool Holds(MutableBytes bytes, const Slice& slice) noexcept {
-    const std::uint64_t offset = reinterpret_cast<std::uint64_t>(slice.local) -
-                                 reinterpret_cast<std::uint64_t>(bytes.data());
-    return offset <= bytes.size() && slice.length_bytes <= bytes.size() - offset;
+  static bool Holds(MutableBytes bytes, const std::byte* place,
+                    std::uint64_t length_bytes) noexcept {
+    const std::uint64_t offset =
+        reinterpret_cast<std::uint64_t>(place) - reinterpret_cast<std::uint64_t>(bytes.data());
+    return offset <= bytes.size() && length_bytes <= bytes.size() - offset;
   }
 
+  const RegionTable& regions_;
+  MutableBytes around_;                                  // of the last hit
   boost::container::small_vector<PinnedRange, 4> pins_;  // ascending; regions do not overlap
 };
 

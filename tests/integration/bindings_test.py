@@ -9,17 +9,10 @@ import subprocess
 import tempfile
 import unittest
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from installed import ROOT, environment_of, install, library_folder, run_checked
+
 RUST = os.path.join(ROOT, "bindings", "rust")
 GO = os.path.join(ROOT, "bindings", "go")
-SECONDS_MAX = 300  # of one command, where the compilers' caches are empty
-
-
-def run(*command, **more):
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_MAX, check=False, **more)
-    if done.returncode != 0:
-        raise AssertionError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
-    return done.stdout
 
 
 class Bindings(unittest.TestCase):
@@ -30,10 +23,10 @@ class Bindings(unittest.TestCase):
         prefix = os.environ.get("MOONCAKE_PREFIX")
         if not prefix:
             prefix = os.path.join(cls.folder, "installed")
-            run("cmake", "--install", os.path.join(ROOT, "build"), "--prefix", prefix)
-        library, = (where for where, _, files in os.walk(prefix) if "libtransfer_engine.so" in files)
+            install(prefix)
+        library = library_folder(prefix)
         cls.environment = {
-            **os.environ, "LD_LIBRARY_PATH": library, "PKG_CONFIG_PATH": os.path.join(library, "pkgconfig"),
+            **environment_of(library),
             "CARGO_TARGET_DIR": os.path.join(cls.folder, "target"), "GOPROXY": "off", "GOTOOLCHAIN": "local",
             "GOFLAGS": "-buildvcs=false", "MC_TRANSFER_TIMEOUT": "5",
             # go keeps what pkg-config has said before, and asks again only if a flag of its own has changed.
@@ -55,19 +48,19 @@ class Bindings(unittest.TestCase):
 
     def build_c(self):
         path = os.path.join(self.folder, "transfer-c")
-        flags = run("pkg-config", "--cflags", "--libs", "transfer_engine", env=self.environment).split()
-        run("cc", "-std=c11", "-D_POSIX_C_SOURCE=199309L", os.path.join(ROOT, "examples", "c", "transfer.c"), "-o", path, *flags)
+        flags = run_checked("pkg-config", "--cflags", "--libs", "transfer_engine", env=self.environment).split()
+        run_checked("cc", "-std=c11", "-D_POSIX_C_SOURCE=199309L", os.path.join(ROOT, "examples", "c", "transfer.c"), "-o", path, *flags)
         return path
 
     def build_rust(self):
         self.need("cargo")
-        run("cargo", "build", "--offline", "--locked", "--examples", cwd=RUST, env=self.environment)
+        run_checked("cargo", "build", "--offline", "--locked", "--examples", cwd=RUST, env=self.environment)
         return os.path.join(self.folder, "target", "debug", "examples", "transfer")
 
     def build_go(self):
         self.need("go")
         path = os.path.join(self.folder, "transfer-go")
-        run("go", "build", "-o", path, "./examples/transfer", cwd=GO, env=self.environment)
+        run_checked("go", "build", "-o", path, "./examples/transfer", cwd=GO, env=self.environment)
         return path
 
     # ---- two processes ----
@@ -82,7 +75,7 @@ class Bindings(unittest.TestCase):
     def exchange(self, language, peer_language, **more):
         greeter, greeting = self.example(language), f"hello from {language.capitalize()}"
         peer, name, address = self.start_peer(peer_language)
-        self.assertEqual(run(greeter, name, address, env={**self.environment, **more}), f"read back: {greeting}\n")
+        self.assertEqual(run_checked(greeter, name, address, env={**self.environment, **more}), f"read back: {greeting}\n")
         self.assertEqual(peer.stdout.readline(), f"greeting: 1: {greeting}\n")
         self.assertEqual(peer.wait(timeout=20), 0)
 
@@ -128,13 +121,13 @@ class Bindings(unittest.TestCase):
     def test_of_rust(self):
         self.need("cargo")
         for more in ({}, {"MC_FORCE_TCP": "1"}):
-            run("cargo", "test", "--offline", "--locked", cwd=RUST, env={**self.environment, **more})
+            run_checked("cargo", "test", "--offline", "--locked", cwd=RUST, env={**self.environment, **more})
 
     def test_of_go(self):
         self.need("go")
-        run("go", "vet", "./...", cwd=GO, env=self.environment)
+        run_checked("go", "vet", "./...", cwd=GO, env=self.environment)
         for more in ({}, {"MC_FORCE_TCP": "1"}):
-            run("go", "test", "-count=1", "./...", cwd=GO, env={**self.environment, **more})
+            run_checked("go", "test", "-count=1", "./...", cwd=GO, env={**self.environment, **more})
 
     def need_of_cargo(self, component):
         self.need("cargo")
@@ -143,15 +136,15 @@ class Bindings(unittest.TestCase):
 
     def test_rust_is_formatted(self):
         self.need_of_cargo("fmt")
-        run("cargo", "fmt", "--check", cwd=RUST)
+        run_checked("cargo", "fmt", "--check", cwd=RUST)
 
     def test_clippy_finds_nothing(self):
         self.need_of_cargo("clippy")
-        run("cargo", "clippy", "--offline", "--locked", "--all-targets", "--", "-D", "warnings", cwd=RUST, env=self.environment)
+        run_checked("cargo", "clippy", "--offline", "--locked", "--all-targets", "--", "-D", "warnings", cwd=RUST, env=self.environment)
 
     def test_go_is_formatted(self):
         self.need("gofmt")
-        self.assertEqual(run("gofmt", "-l", GO), "")
+        self.assertEqual(run_checked("gofmt", "-l", GO), "")
 
 
 if __name__ == "__main__":

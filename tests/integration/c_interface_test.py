@@ -7,8 +7,8 @@ import subprocess
 import tempfile
 import unittest
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-BUILD = os.path.join(ROOT, "build")
+from installed import ROOT, environment_of, install, library_folder, run_checked
+
 HEADER = os.path.join(ROOT, "include", "transfer_engine_c.h")
 
 # Offsets as the public project's header lays them out on 64-bit machines.
@@ -82,31 +82,23 @@ int main(void) {
 """
 
 
-def run(*command, **more):
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **more)
-    if done.returncode != 0:
-        raise AssertionError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
-    return done.stdout
-
-
 class CInterface(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.folder = tempfile.mkdtemp(prefix="mooncake-test-")
         cls.addClassCleanup(shutil.rmtree, cls.folder)
-        run("cmake", "--install", BUILD, "--prefix", cls.folder + "/first")
+        install(cls.folder + "/first")
         os.rename(cls.folder + "/first", cls.folder + "/moved")  # an installed tree may be moved
-        library, = (os.path.join(where, "libtransfer_engine.so") for where, _, files in os.walk(cls.folder) if "libtransfer_engine.so" in files)
-        cls.library, cls.environment = library, {**os.environ, "LD_LIBRARY_PATH": os.path.dirname(library),
-                                                 "PKG_CONFIG_PATH": os.path.join(os.path.dirname(library), "pkgconfig")}
+        folder = library_folder(cls.folder)
+        cls.library, cls.environment = os.path.join(folder, "libtransfer_engine.so"), environment_of(folder)
 
     def compile(self, name, source=None):
         path = os.path.join(self.folder, name)
         if source is not None:
             with open(path + ".c", "w", encoding="ascii") as file:
                 file.write(source)
-        flags = run("pkg-config", "--cflags", "--libs", "transfer_engine", env=self.environment).split()
-        run("cc", "-std=c11", "-D_POSIX_C_SOURCE=199309L", "-Wall", "-Wextra", "-Werror", source and path + ".c" or os.path.join(ROOT, "examples", "c", "transfer.c"),
+        flags = run_checked("pkg-config", "--cflags", "--libs", "transfer_engine", env=self.environment).split()
+        run_checked("cc", "-std=c11", "-D_POSIX_C_SOURCE=199309L", "-Wall", "-Wextra", "-Werror", source and path + ".c" or os.path.join(ROOT, "examples", "c", "transfer.c"),
             "-o", path, *flags)
         return path
 
@@ -114,18 +106,18 @@ class CInterface(unittest.TestCase):
         program = self.compile("transfer")
         with subprocess.Popen([program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=self.environment) as peer:
             name, address = peer.stdout.readline().split()
-            self.assertEqual(run(program, name, address, env=self.environment), "read back: hello from C\n")
+            self.assertEqual(run_checked(program, name, address, env=self.environment), "read back: hello from C\n")
             self.assertEqual(peer.stdout.readline(), "greeting: 1: hello from C\n")
             self.assertEqual(peer.wait(timeout=20), 0)
 
     def test_wrong_arguments_fail_and_right_ones_do_not(self):
-        run(self.compile("hostile", HOSTILE), env=self.environment)
+        run_checked(self.compile("hostile", HOSTILE), env=self.environment)
 
     def test_layout(self):
         self.compile("layout", LAYOUT + "int main(void) { return 0; }\n")
 
     def test_exactly_the_functions_of_the_header_are_visible(self):
-        symbols = {line.split()[2] for line in run("nm", "-D", "--defined-only", self.library).splitlines() if line.split()[1] in "TWBDR"}
+        symbols = {line.split()[2] for line in run_checked("nm", "-D", "--defined-only", self.library).splitlines() if line.split()[1] in "TWBDR"}
         with open(HEADER, encoding="ascii") as file:
             declared = set(re.findall(r"^[a-z_]+\*? \*?(\w+)\(", file.read(), re.MULTILINE))
         self.assertEqual({symbol.split("@")[0] for symbol in symbols}, declared)
@@ -137,8 +129,8 @@ class CInterface(unittest.TestCase):
         with open(os.path.join(project, "CMakeLists.txt"), "w", encoding="ascii") as file:
             file.write(f"cmake_minimum_required(VERSION 3.25)\nproject(p C)\nfind_package(mooncake 0.1 REQUIRED)\n"
                        f"add_executable(transfer {ROOT}/examples/c/transfer.c)\ntarget_link_libraries(transfer mooncake::transfer_engine)\n")
-        run("cmake", "-S", project, "-B", project + "/build", f"-DCMAKE_PREFIX_PATH={self.folder}/moved")
-        run("cmake", "--build", project + "/build")
+        run_checked("cmake", "-S", project, "-B", project + "/build", f"-DCMAKE_PREFIX_PATH={self.folder}/moved")
+        run_checked("cmake", "--build", project + "/build")
 
 
 if __name__ == "__main__":
