@@ -1,8 +1,9 @@
 # ./run check: what takes longer than the tests: lint, sanitizers, simulation, planted faults, fuzzing, a short soak, benchmarks with
-# tiny inputs.
+# tiny inputs, the longer tests of RDMA.
 # MOONCAKE_FUZZ_SECONDS (default 30) is the time of each fuzzer.
 source scripts/bench.sh
 source scripts/lint.sh
+source scripts/rdma.sh
 source scripts/sim.sh
 
 run_check() {
@@ -14,6 +15,7 @@ run_check() {
   count "simulation, a crash at every event" build/bin/mooncake_sim --crash-points
   count_mutants
   check_benchmarks
+  MOONCAKE="$PWD/build/bin/mooncake" count_in_vm 480 "${rdma_checks[@]}"
   count "soak, 3 minutes" quietly python3 tests/soak/soak.py --minutes 3
   count "the wheel in an empty environment" quietly check_wheel
   local preset

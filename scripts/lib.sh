@@ -2,9 +2,10 @@
 
 build_packages=(build-essential cmake ninja-build pkg-config ccache mold libboost1.81-dev libprotobuf-dev protobuf-compiler
   libfmt-dev libspdlog-dev libcli11-dev libgflags-dev libexpected-dev libxxhash-dev prometheus-cpp-dev libgtest-dev libgmock-dev
-  libbenchmark-dev libssl-dev pybind11-dev python3-dev)
+  libbenchmark-dev libssl-dev pybind11-dev python3-dev libibverbs-dev libhwloc-dev)
 test_packages=(binutils etcd-server iproute2 openssl python3 python3-venv redis-server)
 clang_packages=(clang-19 clang-tidy-19 clang-format-19 libclang-rt-19-dev)
+rdma_packages=(qemu-system-x86 xz-utils iproute2 ibverbs-utils ibverbs-providers perftest)
 
 # Installs the packages that are missing; does nothing, and needs no right, where all are there.
 install_packages() {
@@ -71,22 +72,31 @@ count_gtest() {
   find "$folder" -maxdepth 1 -name '*_test' -type f -executable | sort | xargs -P 2 -I{} bash -c '
     name=$(basename "{}")
     if timeout 600 "{}" --gtest_brief=1 --gtest_output="xml:$1/$name.xml" >"$1/$name.log" 2>&1; then :; else echo $? >"$1/$name.rc"; fi' _ "$reports"
-  local binary name
+  local binary
   while read -r binary; do
-    name=$(basename "$binary")
-    local p=0 f=0 s=0
-    if [ -f "$reports/$name.xml" ]; then
-      read -r p f s < <(python3 scripts/count_gtest.py "$reports/$name.xml")
-    fi
-    if [ -f "$reports/$name.rc" ]; then
-      [ "$f" -gt 0 ] || f=1
-      tail -n 60 "$reports/$name.log"
-    fi
-    grep -h '^\(.*\)Skipped$\|SKIPPED' -A1 "$reports/$name.log" | head -n 20 || true
-    printf '%-8s%s: %d passed, %d failed, %d skipped\n' "$([ "$f" -eq 0 ] && echo ok || echo FAILED)" "$name" "$p" "$f" "$s"
-    passed=$((passed + p)); failed=$((failed + f)); skipped=$((skipped + s))
+    add_gtest_report "$(basename "$binary")" "$reports"
   done < <(find "$folder" -maxdepth 1 -name '*_test' -type f -executable | sort)
   rm -rf "$reports"
+}
+
+# add_gtest_report NAME FOLDER: adds up NAME.xml, what one test executable counted; with NAME.rc, its status, and NAME.log if it failed.
+add_gtest_report() {
+  local name="$1" reports="$2" p=0 f=0 s=0
+  if [ -f "$reports/$name.xml" ]; then
+    read -r p f s < <(python3 scripts/count_gtest.py "$reports/$name.xml")
+  fi
+  if [ -f "$reports/$name.rc" ]; then
+    [ "$f" -gt 0 ] || f=1
+    tail -n 60 "$reports/$name.log"
+  fi
+  grep -h '^\(.*\)Skipped$\|SKIPPED' -A1 "$reports/$name.log" | head -n 20 || true
+  add_counts "$name" "$p" "$f" "$s"
+}
+
+# add_counts NAME PASSED FAILED SKIPPED
+add_counts() {
+  printf '%-8s%s: %d passed, %d failed, %d skipped\n' "$([ "$3" -eq 0 ] && echo ok || echo FAILED)" "$@"
+  passed=$((passed + $2)); failed=$((failed + $3)); skipped=$((skipped + $4))
 }
 
 # The Python that runs tests and benchmarks of the Python package: one with what clients of it use, where pip can bring that.
@@ -112,8 +122,7 @@ count_unittest() {
     p=0 f=0 s=0
     [ -s "$report" ] && read -r p f s <"$report"
     [ "$rc" -eq 0 ] || [ "$f" -gt 0 ] || f=1
-    printf '%-8s%s: %d passed, %d failed, %d skipped\n' "$([ "$f" -eq 0 ] && echo ok || echo FAILED)" "$file" "$p" "$f" "$s"
-    passed=$((passed + p)); failed=$((failed + f)); skipped=$((skipped + s))
+    add_counts "$file" "$p" "$f" "$s"
     rm -f "$report"
   done
 }

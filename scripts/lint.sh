@@ -29,5 +29,8 @@ lint_tidy() {
     # A fuzzer stands in its list by its name alone.
     grep -rqF "$(basename "$file" _fuzz.cc)" --include=CMakeLists.txt --include='*.cmake' . || { echo "$file is built by nothing" >&2; status=1; }
   done < <(git ls-files 'src/*.cc' 'tests/*.cc' 'bench/*.cc')
+  for file in tests/sim/mutants/*.patch; do
+    patch -p1 --dry-run --force --fuzz=0 --silent <"$file" || { echo "$file does not apply: what it breaks has changed" >&2; status=1; }
+  done
   return $status
 }

@@ -43,10 +43,21 @@ bool Readable(int fd, Duration timeout) noexcept {
 
 Result<std::unique_ptr<ChildProcess>> ChildProcess::StartSelf(
     const std::vector<std::string>& arguments) {
+  return Spawn("/proc/self/exe", "mooncake", arguments, false);
+}
+
+Result<std::unique_ptr<ChildProcess>> ChildProcess::Start(
+    const std::string& program, const std::vector<std::string>& arguments) {
+  return Spawn(program, program, arguments, true);
+}
+
+Result<std::unique_ptr<ChildProcess>> ChildProcess::Spawn(const std::string& file,
+                                                          const std::string& name,
+                                                          const std::vector<std::string>& arguments,
+                                                          bool join_errors) {
   MC_TRY(Pipe input, MakePipe());
   MC_TRY(Pipe output, MakePipe());
-  const std::string program = "/proc/self/exe";
-  std::vector<std::string> words = {"mooncake"};
+  std::vector<std::string> words = {name};
   words.insert(words.end(), arguments.begin(), arguments.end());
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());
@@ -55,11 +66,12 @@ Result<std::unique_ptr<ChildProcess>> ChildProcess::StartSelf(
   ::posix_spawn_file_actions_init(&actions);
   ::posix_spawn_file_actions_adddup2(&actions, input.read.get(), STDIN_FILENO);
   ::posix_spawn_file_actions_adddup2(&actions, output.write.get(), STDOUT_FILENO);
+  if (join_errors) ::posix_spawn_file_actions_adddup2(&actions, output.write.get(), STDERR_FILENO);
   pid_t process = 0;
   const int failed =
-      ::posix_spawn(&process, program.c_str(), &actions, nullptr, argv.data(), environ);
+      ::posix_spawnp(&process, file.c_str(), &actions, nullptr, argv.data(), environ);
   ::posix_spawn_file_actions_destroy(&actions);
-  if (failed != 0) return Fail(ErrorId::kFileAccess, "starting " + program, failed);
+  if (failed != 0) return Fail(ErrorId::kFileAccess, "starting " + file, failed);
   return std::unique_ptr<ChildProcess>(
       new ChildProcess(process, std::move(input.write), std::move(output.read)));
 }

@@ -16,6 +16,10 @@ namespace mooncake {
 /// for it to end.
 class ChildProcess {
  public:
+  /// Runs a program of the search path; what it says of errors joins its standard output.
+  /// kFileAccess: there is none of that name.
+  [[nodiscard]] static Result<std::unique_ptr<ChildProcess>> Start(
+      const std::string& program, const std::vector<std::string>& arguments);
   /// Runs this program's own file with `arguments`. kFileAccess.
   [[nodiscard]] static Result<std::unique_ptr<ChildProcess>> StartSelf(
       const std::vector<std::string>& arguments);
@@ -26,6 +30,9 @@ class ChildProcess {
   [[nodiscard]] Result<std::string> ReadLine(Duration timeout);
 
  private:
+  [[nodiscard]] static Result<std::unique_ptr<ChildProcess>> Spawn(
+      const std::string& file, const std::string& name, const std::vector<std::string>& arguments,
+      bool join_errors);
   ChildProcess(pid_t process, UniqueFd input, UniqueFd output)
       : process_(process), input_(std::move(input)), output_(std::move(output)) {}
   pid_t process_;

@@ -112,6 +112,23 @@ constexpr std::array kCatalogue = {
                "Nothing: the next better transport is used; the message says why not this one."},
     ErrorEntry{Id::kChecksum, kCorrupt, "bytes arrived changed",
                "Check the host's memory and network cards: checksums beneath ours did not notice."},
+    ErrorEntry{Id::kNoRdma, kUnsupported, "this host has no RDMA that can be used",
+               "Nothing, if there should be none: another transport serves. Otherwise correct what "
+               "the message names; `mooncake topology` lists devices and reasons."},
+    ErrorEntry{Id::kRdmaDevice, kInvalidArgument, "a named RDMA device cannot be used",
+               "Correct device_name, or what the message says of the device; `mooncake topology` "
+               "lists those that can be used."},
+    ErrorEntry{
+        Id::kRdmaCall, kPeerGone, "the RDMA driver refused a call",
+        "Nothing: other devices and transports take the work; the message names the call and "
+        "the device."},
+    ErrorEntry{Id::kQueuePairBudget, kTryAgain, "no queue pair is left on an RDMA device",
+               "Nothing: connections that are idle give theirs back; if it repeats, spread the "
+               "peers over more devices."},
+    ErrorEntry{
+        Id::kGpuCall, kPeerGone, "the GPU driver refused a call",
+        "Nothing: other transports take the work where there are some; the message names the call "
+        "and what the driver said."},
     ErrorEntry{
         Id::kBadRegionKey, kDenied, "the access key of the region is wrong",
         "Fetch the region's description again: it was registered anew, or never for this peer."},
@@ -131,6 +148,9 @@ constexpr std::array kCatalogue = {
                "Correct the length or the address of the range that the message names."},
     ErrorEntry{Id::kMemoryKind, kUnsupported, "memory of this kind cannot be moved",
                "Copy it to memory of the host first, and register that."},
+    ErrorEntry{Id::kMemoryLock, kDenied, "the limit of locked memory is too low for RDMA",
+               "Raise it as the message says: `ulimit -l`, LimitMEMLOCK= of the service, or the "
+               "container's memlock."},
     ErrorEntry{
         Id::kNoPartner, kUnavailable, "no partner instance",
         "Start an instance of the missing role in the same cluster and with the same directory."},
@@ -189,6 +209,13 @@ std::string Error::Text() const {
   if (!context.empty()) text += ": " + context;
   if (os_error != 0) text += fmt::format(" ({})", ErrnoText(os_error));
   return fmt::format("{}. Do: {}", text, entry.remedy);
+}
+
+std::string Error::Brief() const {
+  std::string text =
+      fmt::format("{} {}", ErrorName(id), context.empty() ? FindError(id).title : context);
+  if (os_error != 0) text += fmt::format(" ({})", ErrnoText(os_error));
+  return text;
 }
 
 Error Within(std::string_view prefix, Error error) {

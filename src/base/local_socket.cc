@@ -1,6 +1,5 @@
 #include "base/local_socket.h"
 
-#include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -246,11 +245,6 @@ void LocalListener::Close() noexcept {
 
 // The loop's own duplicate: closing it with the loop leaves the threads that Ring() and Wait()
 // alone.
-struct Doorbell::Watch {
-  Watch(const Executor& executor, int fd) : descriptor(executor, fd) {}
-  Descriptor descriptor;
-};
-
 Doorbell::Doorbell(UniqueFd fd) : fd_(std::move(fd)) {}
 Doorbell::~Doorbell() = default;
 
@@ -300,17 +294,15 @@ Doorbell::Heard Doorbell::Wait(Duration patience) noexcept {
 
 Task<Doorbell::Heard> Doorbell::Hear(Executor executor) {
   if (!watch_) {
-    const int fd = ::fcntl(fd_.get(), F_DUPFD_CLOEXEC, 0);
-    if (fd < 0) co_return Heard::kGone;
-    watch_ = std::make_unique<Watch>(executor, fd);
+    Result<std::shared_ptr<DescriptorWatch>> watch = DescriptorWatch::Open(executor, fd_.get());
+    if (!watch) co_return Heard::kGone;
+    watch_ = std::move(*watch);
   }
   while (true) {
     const Heard heard = Listen();
     if (heard != Heard::kNothing) co_return heard;
-    error_code code;
-    co_await watch_->descriptor.async_wait(Descriptor::wait_read,
-                                           asio::redirect_error(asio::use_awaitable, code));
-    if (code) co_return Heard::kGone;
+    const std::shared_ptr<DescriptorWatch> watch = watch_;
+    if (!co_await watch->Readable()) co_return Heard::kGone;
   }
 }
 

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "base/descriptor_watch.h"
 #include "base/unique_fd.h"
 #include "base/world.h"
 
@@ -108,10 +109,9 @@ class Doorbell {
   void Cut() noexcept;
 
  private:
-  struct Watch;
   explicit Doorbell(UniqueFd fd);
   UniqueFd fd_;
-  std::unique_ptr<Watch> watch_;
+  std::shared_ptr<DescriptorWatch> watch_;
 };
 
 }  // namespace mooncake

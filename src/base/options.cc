@@ -230,6 +230,17 @@ const Options::Value& Options::Find(std::string_view name) const {
 
 const std::string& Options::Text(std::string_view name) const { return Find(name).text; }
 bool Options::IsSet(std::string_view name) const { return !Find(name).text.empty(); }
+std::vector<std::string> Options::List(std::string_view name) const {
+  std::vector<std::string> parts;
+  std::string_view text = Text(name);
+  while (!text.empty()) {
+    const std::size_t comma = std::min(text.find(','), text.size());
+    if (comma > 0) parts.emplace_back(text.substr(0, comma));
+    text.remove_prefix(std::min(comma + 1, text.size()));
+  }
+  return parts;
+}
+
 bool Options::Flag(std::string_view name) const {
   return ParseFlag(Find(name).text).value_or(false);
 }

@@ -72,6 +72,8 @@ class Options {
                                             const Sources& sources);
 
   [[nodiscard]] const std::string& Text(std::string_view name) const;
+  /// What stands between the commas of a text, without what is empty.
+  [[nodiscard]] std::vector<std::string> List(std::string_view name) const;
   [[nodiscard]] bool Flag(std::string_view name) const;
   [[nodiscard]] std::uint64_t Count(std::string_view name) const;
   [[nodiscard]] double Number(std::string_view name) const;

@@ -4,8 +4,10 @@
 #include <ifaddrs.h>
 #include <net/if.h>
 #include <netinet/in.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
+#include <boost/asio/ip/udp.hpp>
 #include <boost/asio/ip/v6_only.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/use_awaitable.hpp>
@@ -15,6 +17,7 @@
 
 #include "base/outside_order.h"
 #include "base/real_stream.h"
+#include "base/unique_fd.h"
 
 namespace mooncake {
 namespace {
@@ -191,6 +194,26 @@ class RealNetwork final : public Network {
     std::stable_sort(addresses.begin(), addresses.end(),
                      [&rank](const IpAddress& a, const IpAddress& b) { return rank(a) < rank(b); });
     return addresses;
+  }
+
+  Result<IpAddress> SourceAddressTo(const IpAddress& to, const std::string& interface) override {
+    constexpr std::uint16_t kAnyPort = 9;  // connecting a datagram socket only looks up the route
+    const asio::ip::udp::endpoint there(ToAsio(Endpoint{to, kAnyPort}).address(), kAnyPort);
+    const int family = there.protocol().family();
+    const UniqueFd fd(::socket(family, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    if (!fd) return Fail(ErrorId::kNetwork, "socket", errno);
+    const auto context = [&] { return fmt::format("{} through {}", ToString(to), interface); };
+    if (::setsockopt(fd.get(), SOL_SOCKET, SO_BINDTODEVICE, interface.c_str(),
+                     static_cast<socklen_t>(interface.size())) != 0)
+      return Fail(ErrorId::kNetwork, context(), errno);
+    if (::connect(fd.get(), there.data(), static_cast<socklen_t>(there.size())) != 0)
+      return Fail(ErrorId::kNetwork, context(), errno);
+    asio::ip::udp::endpoint here;
+    auto length = static_cast<socklen_t>(here.capacity());
+    if (::getsockname(fd.get(), here.data(), &length) != 0)
+      return Fail(ErrorId::kNetwork, context(), errno);
+    here.resize(length);
+    return FromAsio(Tcp::endpoint(here.address(), 0)).address;
   }
 
   const HostIdentity& host() const override { return host_; }

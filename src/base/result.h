@@ -75,6 +75,11 @@ enum class ErrorId : std::uint16_t {
   kPathFailed = 203,
   kPathUnusable = 204,
   kChecksum = 205,
+  kNoRdma = 206,
+  kRdmaDevice = 207,
+  kRdmaCall = 208,
+  kQueuePairBudget = 209,
+  kGpuCall = 210,
   kBadRegionKey = 301,
   kOutOfRegion = 302,
   kRegionExists = 303,
@@ -84,6 +89,7 @@ enum class ErrorId : std::uint16_t {
   kNotRegistered = 307,
   kBadRange = 308,
   kMemoryKind = 309,
+  kMemoryLock = 310,
   kNoPartner = 501,
   kQueueFull = 502,
   kKvFull = 503,
@@ -116,6 +122,8 @@ struct Error {
   [[nodiscard]] Errc code() const noexcept { return FindError(id).code; }
   /// "E005 port is taken: 0.0.0.0:7700 is held by pid 4121 (mooncake). Do: …"
   [[nodiscard]] std::string Text() const;
+  /// As a part of another error's context: "E005 0.0.0.0:7700 is held by …", without the rest.
+  [[nodiscard]] std::string Brief() const;
 };
 
 /// "E005".

@@ -3,6 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <thread>
+
 #include "base/result.h"
 
 namespace mooncake {
@@ -21,6 +24,17 @@ template <class T>
 [[nodiscard]] testing::AssertionResult Succeeds(const Result<T>& result) {
   if (result) return testing::AssertionSuccess();
   return testing::AssertionFailure() << result.error().Text();
+}
+
+/// EXPECT_TRUE(Becomes([&] { return queue.empty(); }, 5s)): asked again and again until it is true.
+template <class Condition>
+[[nodiscard]] bool Becomes(Condition&& condition, std::chrono::milliseconds patience) {
+  const auto end = std::chrono::steady_clock::now() + patience;
+  while (!condition()) {
+    if (std::chrono::steady_clock::now() >= end) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return true;
 }
 
 }  // namespace mooncake

@@ -129,6 +129,11 @@ struct HostIdentity {
   std::uint32_t user = 0;         ///< User id.
 };
 
+/// Whether both run on one kernel, as far as they say.
+[[nodiscard]] inline bool IsSameHost(const HostIdentity& a, const HostIdentity& b) noexcept {
+  return !a.boot_id.empty() && a.boot_id == b.boot_id;
+}
+
 class Network {
  public:
   virtual ~Network() = default;
@@ -153,6 +158,10 @@ class Network {
                                                                      Instant deadline) = 0;
   /// The addresses of this host's interfaces that are up, routable ones first, loopback last.
   [[nodiscard]] virtual std::vector<IpAddress> LocalAddresses() = 0;
+  /// The address that packets to `to` start from when they leave through `interface`, by the
+  /// kernel's routes; nothing is sent. kNetwork: no route leads there.
+  [[nodiscard]] virtual Result<IpAddress> SourceAddressTo(const IpAddress& to,
+                                                          const std::string& interface) = 0;
   [[nodiscard]] virtual const HostIdentity& host() const = 0;
 };
 

@@ -4,6 +4,7 @@
 
 #include "base/test_support.h"
 #include "bench/areas.h"
+#include "bench/perftest.h"
 #include "bench/report.h"
 #include "bench/rows.h"
 
@@ -82,6 +83,20 @@ TEST(BenchReport, QuantilesAreThoseOfTheValues) {
   EXPECT_EQ(QuantileOf(values, 1), 5);
   std::vector<double> none;
   EXPECT_EQ(QuantileOf(none, 0.5), 0);
+}
+
+TEST(Perftest, IsReadByTheLastLineOfItsTable) {
+  EXPECT_EQ(ParsePerftest(" Data ex. method : Ethernet\n"
+                          " #bytes     #iterations    BW peak[Gb/sec]    BW average[Gb/sec]\n"
+                          " 65536      1000             1.45               1.44   0.002747\n"
+                          "-----\n",
+                          BenchMetric::kThroughput),
+            1.44 / 8);
+  EXPECT_EQ(ParsePerftest(" #bytes #iterations t_min[usec] t_max[usec]  t_typical[usec] t_avg\n"
+                          " 64      1000        95.17       3214.55      106.31         121.4\n",
+                          BenchMetric::kLatency),
+            106.31);
+  EXPECT_FALSE(ParsePerftest("Couldn't connect to 127.0.0.1:18515\n", BenchMetric::kThroughput));
 }
 
 }  // namespace

@@ -14,9 +14,10 @@
 
 namespace mooncake {
 
-enum class BenchTransport : std::uint8_t { kShm, kRing, kCma, kTcp };
+enum class BenchTransport : std::uint8_t { kShm, kRing, kCma, kTcp, kRdma };
 inline constexpr std::array kBenchTransports = {BenchTransport::kShm, BenchTransport::kRing,
-                                                BenchTransport::kCma, BenchTransport::kTcp};
+                                                BenchTransport::kCma, BenchTransport::kTcp,
+                                                BenchTransport::kRdma};
 [[nodiscard]] std::string_view ToString(BenchTransport transport) noexcept;
 
 enum class BenchMetric : std::uint8_t {
@@ -34,6 +35,7 @@ enum class BenchLimit : std::uint8_t {
   kStream,     ///< One plain TCP stream.
   kSpinning,   ///< A plain TCP ping-pong whose sides spin.
   kSleeping,   ///< A plain TCP ping-pong whose sides sleep.
+  kVerbs,      ///< ib_write_bw, ib_read_bw, ib_write_lat, ib_read_lat over the same device.
   kOneThread,  ///< The same row with one thread.
 };
 [[nodiscard]] std::string_view ToString(BenchLimit limit) noexcept;

@@ -5,6 +5,7 @@
 #include "base/real_world.h"
 #include "bench/bench_peer.h"
 #include "bench/limits.h"
+#include "bench/perftest.h"
 #include "wire/messages.pb.h"
 
 namespace mooncake {
@@ -114,6 +115,7 @@ class TransferBench {
   Status Restore(Direction direction, BenchAreaKind area);
   Status Verify(const EngineCall& call, const BenchRow& row, Direction direction,
                 BenchAreaKind area, BenchEntry& entry);
+  void OpenPerftest(bool same_host);
   Result<BenchEntry> MeasureIdle();
   void Sleep(Duration duration);
 
@@ -126,6 +128,7 @@ class TransferBench {
   std::optional<BenchArea> scratch_;  // what a target should hold
   std::optional<MappingLimit> mapping_;
   std::optional<TcpLimit> tcp_;
+  std::optional<PerftestLimit> perftest_;
   std::vector<std::unique_ptr<Worker>> workers_;
   std::vector<std::size_t> next_;  // by thread: the position of its next call
 };
@@ -181,8 +184,12 @@ Status TransferBench::Open(const TransportFactory& add_transports, const CopyEng
   scratch_.emplace(there_.area_bytes());
   FillWithPattern(source_->bytes());
   const HostIdentity& peer_host = initiators_.front().peer->identity().host;
-  const bool same_host = peer_host.boot_id == world_.network.host().boot_id;
+  const bool same_host = IsSameHost(peer_host, world_.network.host());
   MC_TRY(mapping_, MappingLimit::Open(same_host ? peer_host.process : -1, there_.area_bytes()));
+  const bool has_rdma = std::any_of(initiators_.begin(), initiators_.end(), [](const auto& one) {
+    return one.transport == BenchTransport::kRdma;
+  });
+  if (has_rdma && !options_.verbs_device.empty()) OpenPerftest(same_host);
   MC_TRY(const HostPort host, ParseHostPort(options_.peer));
   MC_TRY(const IpAddress address, ParseIpAddress(host.host));
   MC_TRY(tcp_, TcpLimit::Open({address, static_cast<std::uint16_t>(there_.limit_port())}));
@@ -195,12 +202,28 @@ Status TransferBench::Open(const TransportFactory& add_transports, const CopyEng
   return {};
 }
 
+// Without it RDMA is measured all the same.
+void TransferBench::OpenPerftest(bool same_host) {
+  Result<PerftestLimit> limit = Fail(ErrorId::kNotFound, "the peer is on another host");
+  if (same_host) limit = PerftestLimit::Open(world_, options_.verbs_device);
+  if (limit) {
+    const Result<double> tried = limit->Measure(BenchMetric::kLatency, Direction::kWrite, 8);
+    if (!tried) limit = Fail(tried.error());
+  }
+  if (limit) {
+    perftest_ = std::move(*limit);
+  } else if (options_.on_skipped) {
+    options_.on_skipped(fmt::format("the limit of rdma, by perftest: {}", limit.error().Brief()));
+  }
+}
+
 Result<std::unique_ptr<BenchCall>> TransferBench::PrepareLimit(BenchLimit limit,
                                                                const BenchRow& row,
                                                                Direction direction) {
   const MutableBytes local = direction == Direction::kWrite ? source_->bytes() : landing_->bytes();
   switch (limit) {
     case BenchLimit::kNone:
+    case BenchLimit::kVerbs:
     case BenchLimit::kOneThread:
       return std::unique_ptr<BenchCall>();
     case BenchLimit::kMapping:
@@ -325,20 +348,26 @@ Result<BenchEntry> TransferBench::Measure(Initiator& initiator, const BenchRow& 
                                                        : there_.user_region()};
   EngineCall ours(world_.clock, initiator.node->engine(), initiator.peer, row, direction,
                   writes ? source_->bytes() : landing_->bytes(), region);
-  const BenchGoal& goal = row.goal(initiator.transport);
+  BenchGoal goal = row.goal(initiator.transport);
+  if (goal.limit == BenchLimit::kVerbs && !perftest_) goal = {};
   MC_TRY(const std::unique_ptr<BenchCall> bare, PrepareLimit(goal.limit, row, direction));
   next_.clear();
   MC_TRY_STATUS(ours.Run(0));  // maps, makes the ring
 
   const int phases = goal.limit == BenchLimit::kNone ? 1 : 2;
   const Duration stretch = options_.duration / (options_.rounds * phases);
+  // perftest moves the same bytes each time: where they lie is always at hand.
+  const std::size_t positions = goal.limit == BenchLimit::kVerbs ? 1 : ours.positions();
   Sample all;
   std::vector<double> values;
   std::vector<double> gbps;
   std::vector<double> limits;
   std::vector<double> ratios;
   for (int round = 0; round < options_.rounds; ++round) {
-    if (goal.limit != BenchLimit::kNone) {
+    if (goal.limit == BenchLimit::kVerbs) {
+      MC_TRY(const double limit, perftest_->Measure(row.metric, direction, row.range_bytes));
+      limits.push_back(limit);
+    } else if (goal.limit != BenchLimit::kNone) {
       MC_TRY(Sample limit, Stretch(bare ? *bare : ours, row, 1, ours.positions(), stretch));
       limits.push_back(limit.Value(row.metric));
     }
@@ -348,7 +377,7 @@ Result<BenchEntry> TransferBench::Measure(Initiator& initiator, const BenchRow& 
       ours.ForgetVisits();
     }
     ours.Extend(After(world_.clock.Now(), kCallTimeout));
-    MC_TRY(Sample sample, Stretch(ours, row, row.threads, ours.positions(), stretch));
+    MC_TRY(Sample sample, Stretch(ours, row, row.threads, positions, stretch));
     values.push_back(sample.Value(row.metric));
     gbps.push_back(sample.Value(BenchMetric::kThroughput));
     if (!limits.empty()) ratios.push_back(Ratio(row.metric, values.back(), limits.back()));

@@ -20,6 +20,7 @@ struct TransferBenchOptions {
   Duration duration = std::chrono::seconds(1);  ///< Of each entry, limits included.
   int rounds = 5;                               ///< Alternations between ours and the limit.
   std::uint64_t call_bytes_max = UINT64_MAX;    ///< Longer rows are made shorter.
+  std::string verbs_device;  ///< Whose limit RDMA is compared with; empty: with none.
   Duration idle_duration = std::chrono::seconds(2);
   std::function<void(const BenchEntry&)> on_entry;     ///< As soon as it is measured.
   std::function<void(const std::string&)> on_skipped;  ///< Why a transport is not measured.

@@ -18,7 +18,11 @@ constexpr OptionSpec kOptions[] = {
     {"rows", "", Unit::kText,
      "Only these rows, separated by commas: 64B,1MiB,1000x4KiB. Without a value: all."},
     {"transports", "", Unit::kText,
-     "Only these, separated by commas: shm,ring,cma,tcp. Without a value: all."},
+     "Only these, separated by commas: shm,ring,cma,tcp,rdma. Without a value: all."},
+    {"device_name", "", Unit::kText,
+     "RDMA devices: names, patterns (mlx5_*), exclusions (^mlx5_2). Without a value: all that can "
+     "be "
+     "used."},
     {"seconds", "1", Unit::kNumber,
      "Of each row, transport and direction, half of it for the limit."},
     {"json", "", Unit::kText, "Write the results to this file too, as JSON."},
@@ -45,8 +49,10 @@ Status Listen(CommandInput& input) {
   MC_TRY(const Endpoint at, ParseListenAddress(input.options.Text("listen")));
   const std::uint64_t area_bytes =
       input.options.Flag("tiny") ? kBenchAreaBytesTiny : kBenchAreaBytes;
+  MC_TRY(TransportPlan plan, PlanTransports({.device_name = input.options.Text("device_name")}));
   MC_TRY(const std::unique_ptr<BenchPeer> peer,
-         BenchPeer::Open(world, AddTransports, CopyEngine::Measure(world.clock), at, area_bytes));
+         BenchPeer::Open(world, MakeTransports(std::move(plan)), CopyEngine::Measure(world.clock),
+                         at, area_bytes));
   fmt::print("{}{}\n", kReady, ToString(peer->endpoint()));
   std::fflush(stdout);
   if (input.options.Flag("until_eof")) {
@@ -62,10 +68,11 @@ struct StartedPeer {
   std::string address;
 };
 
-Result<StartedPeer> StartPeer(bool tiny) {
+Result<StartedPeer> StartPeer(bool tiny, const std::string& device_name) {
   std::vector<std::string> arguments = {"bench", "transfer", "--listen", "127.0.0.1:0",
                                         "--until-eof"};
   if (tiny) arguments.emplace_back("--tiny");
+  if (!device_name.empty()) arguments.insert(arguments.end(), {"--device-name", device_name});
   StartedPeer peer;
   MC_TRY(peer.process, ChildProcess::StartSelf(arguments));
   MC_TRY(const std::string line, peer.process->ReadLine(kPeerTimeout));
@@ -92,7 +99,7 @@ Result<bool> Bench(CommandInput& input) {
   StartedPeer own;
   bench.peer = options.Text("peer");
   if (bench.peer.empty()) {
-    MC_TRY(own, StartPeer(tiny));
+    MC_TRY(own, StartPeer(tiny, options.Text("device_name")));
     bench.peer = own.address;
   }
   fmt::print("{}", BenchHeading());
@@ -101,8 +108,11 @@ Result<bool> Bench(CommandInput& input) {
     std::fflush(stdout);
   };
   bench.on_skipped = [](const std::string& why) { fmt::print("not measured: {}\n", why); };
+  MC_TRY(TransportPlan plan, PlanTransports({.device_name = options.Text("device_name")}));
+  if (!plan.rdma_devices.empty()) bench.verbs_device = plan.rdma_devices.front();
   MC_TRY(const std::vector<BenchEntry> entries,
-         RunTransferBench(world, AddTransports, CopyEngine::Measure(world.clock), bench));
+         RunTransferBench(world, MakeTransports(std::move(plan)), CopyEngine::Measure(world.clock),
+                          bench));
   fmt::print("{}", BenchSummary(entries));
   if (options.IsSet("json"))
     MC_TRY_STATUS(world.files.Write(options.Text("json"), BenchJson(entries)));
@@ -133,7 +143,8 @@ const Command kBenchTransferCommand = {
     "directions; every call waits until\n"
     "they are in place. Each row alternates with bare code that does the same and nothing else (a "
     "copy into a mapping,\n"
-    "process_vm_writev, a plain TCP stream or ping-pong): \"of limit\" is the ratio, \"goal\" what "
+    "process_vm_writev, a plain TCP stream or ping-pong, ib_write_bw): \"of limit\" is the ratio, "
+    "\"goal\" what "
     "it should be. Processor time\n"
     "is that of both processes. Afterwards every byte of the target is checked.\n\n"
     "Example: mooncake bench transfer --rows 64B,1MiB --transports shm,tcp\n"

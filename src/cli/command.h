@@ -49,6 +49,7 @@ extern const Command kConfigExplainCommand;
 extern const Command kOptionsCommand;
 extern const Command kReplayCommand;
 extern const Command kStatusCommand;
+extern const Command kTopologyCommand;
 extern const Command kTraceGenerateCommand;
 extern const Command kTraceInspectCommand;
 

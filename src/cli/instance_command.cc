@@ -23,8 +23,13 @@ int RunInstance(CommandInput& input) {
     if (!std::exchange(*told, true)) stop->set_value();
   });
   const CopyEngine copy = CopyEngine::Measure(world.clock);
+  Result<TransportPlan> plan = PlanTransports({.protocol = input.options.Text("protocol"),
+                                               .device_name = input.options.Text("device_name"),
+                                               .transports = input.options.List("transports"),
+                                               .encrypted = input.options.IsSet("tls_ca")});
+  if (!plan) return Report(plan.error());
   Result<std::unique_ptr<Instance>> instance =
-      Instance::Open(world, input.options, copy, AddTransports);
+      Instance::Open(world, input.options, copy, MakeTransports(std::move(*plan)));
   if (!instance) return Report(instance.error());
   Endpoint at = (*instance)->endpoint();
   if (at.address.is_unspecified())

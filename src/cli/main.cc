@@ -13,9 +13,10 @@ namespace mooncake {
 
 std::span<const Command> Commands() {
   static const std::array commands = {
-      kInstanceCommand,      kStatusCommand,        kDirectoryCommand,     kReplayCommand,
-      kTraceGenerateCommand, kTraceInspectCommand,  kModelsCommand,        kExplainCommand,
-      kOptionsCommand,       kConfigExplainCommand, kBenchTransferCommand, kHttpTokenCommand};
+      kInstanceCommand, kStatusCommand,        kTopologyCommand,      kDirectoryCommand,
+      kReplayCommand,   kTraceGenerateCommand, kTraceInspectCommand,  kModelsCommand,
+      kExplainCommand,  kOptionsCommand,       kConfigExplainCommand, kBenchTransferCommand,
+      kHttpTokenCommand};
   return commands;
 }
 

@@ -168,8 +168,13 @@ class ServiceProcess {
 
   ServiceProcess(World& world, std::string kind, std::vector<std::string> more = {})
       : kind_(std::move(kind)), more_(std::move(more)) {
+    // Below those that the kernel gives to outgoing connections, one of which would take it before
+    // the service does.
     const auto free_port = [&world] {
-      return (*world.network.Listen(world.control, {IpAddress::LoopbackV4(), 0}))->bound().port;
+      for (;;) {
+        const auto port = static_cast<std::uint16_t>(20000 + world.random.Below(12000));
+        if (world.network.Listen(world.control, {IpAddress::LoopbackV4(), port})) return port;
+      }
     };
     port_ = free_port();
     peer_port_ = free_port();

@@ -37,11 +37,12 @@ RunningEngine::RunningEngine()
 Result<std::unique_ptr<RunningEngine>> RunningEngine::Open(std::string_view local_hostname,
                                                            std::string_view metadata_server,
                                                            std::string_view metadata_type,
-                                                           std::string_view protocol) {
+                                                           std::string_view protocol,
+                                                           std::string_view devices) {
   std::unique_ptr<RunningEngine> running(new RunningEngine);
   if (!running->settings_.log_level.empty()) SetLogLevel(running->settings_.log_level);
-  MC_TRY_STATUS(
-      running->Start(local_hostname, DirectoryAddress(metadata_server, metadata_type), protocol));
+  MC_TRY_STATUS(running->Start(local_hostname, DirectoryAddress(metadata_server, metadata_type),
+                               protocol, devices));
   return running;
 }
 
@@ -65,7 +66,7 @@ Result<Endpoint> RunningEngine::PlaceToListen(const HostPort& wanted, bool p2p) 
 }
 
 Status RunningEngine::Start(std::string_view local_hostname, const std::string& directory,
-                            std::string_view protocol) {
+                            std::string_view protocol, std::string_view devices) {
   const bool p2p = directory == kP2p;
   HostPort wanted;
   if (!local_hostname.empty()) {
@@ -89,12 +90,14 @@ Status RunningEngine::Start(std::string_view local_hostname, const std::string& 
   if (settings_.force_tcp) options.transports = {"tcp"};
   port_ = std::make_shared<PortServer>(world(), metrics_, PortServerOptions{});
   engine_ = std::make_unique<Engine>(world(), metrics_, port_, *directory_, identity, options);
-  AddTransports(world(), metrics_, *engine_, copy_);
-  if (protocol == "rdma" || settings_.force_hca) {
-    MC_LOG(info,
-           "rdma was asked for: this build has no RDMA transport; {} serves, whichever is fastest",
-           settings_.force_tcp ? "tcp" : "shm, ring, cma or tcp");
-  }
+  TransportChoice choice{.protocol = std::string(protocol),
+                         .device_name = std::string(devices),
+                         .transports = options.transports,
+                         .discover = settings_.discover_devices};
+  if (settings_.force_hca && !settings_.force_tcp) choice.protocol = "rdma";
+  if (choice.device_name.empty()) choice.device_name = settings_.device_filter;
+  MC_TRY(TransportPlan plan, PlanTransports(choice));
+  MakeTransports(std::move(plan))(world(), metrics_, *engine_, copy_);
   Record record{std::move(identity), options.cluster, reachable, {}, world().clock.WallNow()};
   const auto begin = [](RunningEngine& me, std::shared_ptr<Listener> open,
                         Record own) -> Task<Status> {

@@ -36,7 +36,8 @@ class RunningEngine {
   [[nodiscard]] static Result<std::unique_ptr<RunningEngine>> Open(std::string_view local_hostname,
                                                                    std::string_view metadata_server,
                                                                    std::string_view metadata_type,
-                                                                   std::string_view protocol);
+                                                                   std::string_view protocol,
+                                                                   std::string_view devices);
   ~RunningEngine();
 
   [[nodiscard]] Engine& engine() noexcept { return *engine_; }
@@ -67,7 +68,7 @@ class RunningEngine {
  private:
   RunningEngine();
   [[nodiscard]] Status Start(std::string_view local_hostname, const std::string& directory,
-                             std::string_view protocol);
+                             std::string_view protocol, std::string_view devices);
   [[nodiscard]] Result<Endpoint> PlaceToListen(const HostPort& wanted, bool p2p);
   [[nodiscard]] Result<Segment> Meet(const std::string& name, Instant deadline);
   Segment Remember(const std::string& name, PeerPtr peer);

@@ -40,6 +40,8 @@ Settings ReadSettings(const std::function<std::string(const char*)>& read) {
   Settings settings;
   settings.force_tcp = !read("MC_FORCE_TCP").empty();
   settings.force_hca = !read("MC_FORCE_HCA").empty();
+  settings.discover_devices = read("MC_MS_AUTO_DISC") != "0";
+  settings.device_filter = read("MC_MS_FILTERS");
   settings.transfer_timeout = TimeoutFrom(read("MC_TRANSFER_TIMEOUT"));
   settings.bind_address = read("MC_TCP_BIND_ADDRESS");
   settings.legacy_port_binding = !read("MC_LEGACY_RPC_PORT_BINDING").empty();

@@ -14,6 +14,8 @@ namespace mooncake::drop_in {
 struct Settings {
   bool force_tcp = false;            ///< MC_FORCE_TCP, any value.
   bool force_hca = false;            ///< MC_FORCE_HCA, any value.
+  bool discover_devices = true;      ///< MC_MS_AUTO_DISC; false: 0.
+  std::string device_filter;         ///< MC_MS_FILTERS: for calls that name no device.
   Duration transfer_timeout{};       ///< MC_TRANSFER_TIMEOUT.
   std::string bind_address;          ///< MC_TCP_BIND_ADDRESS; empty: all of the host's.
   bool legacy_port_binding = false;  ///< MC_LEGACY_RPC_PORT_BINDING, any value.

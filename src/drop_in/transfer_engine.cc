@@ -33,14 +33,15 @@ int ReportUnknown(std::string_view what, std::uint64_t address) {
   return kAddressNotRegistered;
 }
 
-// Every protocol that a client asks for is served by the transports that work, but for those that
-// exist to move memory which none of them reaches.
+// Every protocol that a client asks for is served by the transports that work, but for those whose
+// clients allocate memory in ways that none of them knows.
 Status CheckProtocol(std::string_view protocol) {
   for (const std::string_view device : {"nvlink", "nvlink_intra", "hip"}) {
     if (protocol == device)
-      return Fail(ErrorId::kMemoryKind, fmt::format("the protocol {} moves memory of GPUs, and "
-                                                    "this build moves memory of the host",
-                                                    protocol));
+      return Fail(ErrorId::kMemoryKind,
+                  fmt::format("the protocol {} is not built; under rdma or tcp, memory of NVIDIA's "
+                              "GPUs goes whichever way works",
+                              protocol));
   }
   return {};
 }
@@ -83,6 +84,23 @@ std::optional<std::size_t> ToSlices(const Ranges& ranges, const AddressIndex& in
   return std::nullopt;
 }
 
+// Of memory that is pinned.
+Status CopyWithinGpus(RunningEngine& running, const Ranges& ranges, bool writes) {
+  const auto place = [&](std::uint64_t address, std::uint64_t length) -> Result<Place> {
+    MC_TRY(const RegionInfo region,
+           running.engine().regions()->FindLocal(ToPointer(address), length));
+    return Place{ToPointer(address), IsOnGpu(region)};
+  };
+  MC_TRY(const auto queue, running.engine().gpus()->MakeQueue("*"));
+  for (std::size_t i = 0; i < ranges.lengths.size(); ++i) {
+    if (ranges.lengths[i] == 0) continue;
+    MC_TRY(const Place local, place(ranges.local[i], ranges.lengths[i]));
+    MC_TRY(const Place remote, place(ranges.remote[i], ranges.lengths[i]));
+    MC_TRY_STATUS(queue->Add(writes ? remote : local, writes ? local : remote, ranges.lengths[i]));
+  }
+  return queue->Finish();
+}
+
 Status CopyWithin(RunningEngine& running, const Ranges& ranges, Opcode opcode) {
   LocalPins memory(*running.engine().regions());
   // All before a byte has moved.
@@ -91,6 +109,7 @@ Status CopyWithin(RunningEngine& running, const Ranges& ranges, Opcode opcode) {
     MC_TRY_STATUS(memory.Hold(ToPointer(ranges.remote[i]), ranges.lengths[i]));
   }
   const bool writes = opcode == Opcode::kWrite;
+  if (memory.on_gpu()) return CopyWithinGpus(running, ranges, writes);
   for (std::size_t i = 0; i < ranges.lengths.size(); ++i) {
     if (ranges.lengths[i] == 0) continue;
     std::memmove(ToPointer(writes ? ranges.remote[i] : ranges.local[i]),
@@ -200,7 +219,7 @@ int TransferEngine::Initialize(std::string_view local_hostname, std::string_view
 }
 
 int TransferEngine::InitializeExt(std::string_view local_hostname, std::string_view metadata_server,
-                                  std::string_view protocol, std::string_view /*devices*/,
+                                  std::string_view protocol, std::string_view devices,
                                   std::string_view metadata_type) noexcept {
   if (mark_->in_child()) return Report("initialize", NotInitialized());
   if (const Status known = CheckProtocol(protocol); !known)
@@ -209,7 +228,7 @@ int TransferEngine::InitializeExt(std::string_view local_hostname, std::string_v
   if (owned_) return Report("initialize", Error{ErrorId::kNotInitialized, "it already is"});
   try {
     Result<std::unique_ptr<RunningEngine>> opened =
-        RunningEngine::Open(local_hostname, metadata_server, metadata_type, protocol);
+        RunningEngine::Open(local_hostname, metadata_server, metadata_type, protocol, devices);
     if (!opened) return Report("initialize", opened.error());
     owned_ = std::move(*opened);
   } catch (const std::exception& failure) {  // no thread, no descriptor for a loop

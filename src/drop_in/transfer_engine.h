@@ -70,8 +70,10 @@ class TransferEngine {
 
   /// `metadata_server`: "P2PHANDSHAKE" (the name of this segment is then the host of
   /// `local_hostname` with the port that is chosen), or a directory, in which this segment's name
-  /// is `local_hostname` verbatim. `protocol` and `devices` choose nothing: every transport that
-  /// works is used. A second call fails.
+  /// is `local_hostname` verbatim. `protocol` "tcp" leaves RDMA out; otherwise every transport that
+  /// works is used, the fastest for each transfer. `devices`: which RDMA devices, as device_name
+  /// (topology/device_choice.h); one that is named and cannot be used is a failure. A second call
+  /// fails.
   int Initialize(std::string_view local_hostname, std::string_view metadata_server,
                  std::string_view protocol, std::string_view devices) noexcept;
   /// The same; `metadata_type` ("http", "redis", "etcd", "P2PHANDSHAKE") says what a

@@ -1,5 +1,7 @@
 #include "engine/batch.h"
 
+#include <algorithm>
+
 namespace mooncake {
 
 Transfer Summarise(Direction direction, std::span<const Copy> copies) noexcept {
@@ -11,6 +13,26 @@ Transfer Summarise(Direction direction, std::span<const Copy> copies) noexcept {
     if (i > 0 && copies[i].region != copies[i - 1].region) transfer.region_count += 1;
   }
   return transfer;
+}
+
+TransferNeeds NeedsOf(const Transfer& transfer, const RegionTable& regions) {
+  TransferNeeds needs{transfer.direction, {}, {}};
+  RegionInfo local;
+  for (const Slice& slice : transfer.slices) {
+    if (needs.remote.empty() || needs.remote.back() != slice.region)
+      needs.remote.push_back(slice.region);
+    if (slice.length_bytes == 0) continue;
+    if (!needs.local.empty() && Contains(local, slice.local)) continue;
+    const Result<RegionInfo> around = regions.FindLocal(slice.local, slice.length_bytes);
+    if (!around) continue;
+    local = *around;
+    needs.local.push_back(local.id);
+  }
+  for (std::vector<RegionId>* const ids : {&needs.local, &needs.remote}) {
+    std::sort(ids->begin(), ids->end());
+    ids->erase(std::unique(ids->begin(), ids->end()), ids->end());
+  }
+  return needs;
 }
 
 BatchImpl::BatchImpl(World& world, std::shared_ptr<PeerImpl> peer, Direction direction,

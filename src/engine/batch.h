@@ -12,6 +12,8 @@ namespace mooncake {
 
 /// The copies as a transfer without a deadline, counted through once.
 [[nodiscard]] Transfer Summarise(Direction direction, std::span<const Copy> copies) noexcept;
+/// The regions that it touches, in order of their ids. Those of `regions` are this process's own.
+[[nodiscard]] TransferNeeds NeedsOf(const Transfer& transfer, const RegionTable& regions);
 
 class BatchImpl final : public Batch, public std::enable_shared_from_this<BatchImpl> {
  public:

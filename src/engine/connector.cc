@@ -21,7 +21,7 @@ std::vector<std::shared_ptr<PeerImpl>> Connector::Peers() const {
 
 // A loopback address means the peer only if the peer is on this host.
 std::vector<Endpoint> Connector::Candidates(const Record& record) const {
-  const bool same_host = record.identity.host.boot_id == world_.network.host().boot_id;
+  const bool same_host = IsSameHost(record.identity.host, world_.network.host());
   std::vector<Endpoint> candidates;
   for (const Endpoint& endpoint : record.endpoints) {
     if (same_host || !endpoint.address.is_loopback()) candidates.push_back(endpoint);

@@ -47,6 +47,7 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
         identity(std::move(i)),
         options(std::move(o)),
         memory(std::make_shared<OwnMemory>(w, options.unregister_timeout)),
+        notifier(w),
         copiers(std::make_shared<CopyWorkers>(w)),
         worker(w.threads.MakeWorker()) {}
 
@@ -64,6 +65,21 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
           const auto me = weak.lock();
           return me ? me->MakeSlots() : std::vector<PathSlotPtr>();
         });
+    for (const auto& transport : transports) {
+      transport->OnMessage(
+          [weak = weak_from_this()](const InstanceId& from, const std::string& body) {
+            const auto me = weak.lock();
+            return me && me->notifications.Put(from, body);
+          });
+      transport->OnChance(
+          [weak = weak_from_this(), name = transport->name()](std::optional<InstanceId> to) {
+            const auto me = weak.lock();
+            if (!me || me->closed) return;
+            for (const std::shared_ptr<PeerImpl>& peer : me->connector->Peers()) {
+              if (!to || peer->identity().id == *to) peer->OpenNow(name);
+            }
+          });
+    }
     port->introduce = [self] { return self->Introduce(); };
     port->on_data = [self](Handshake handshake) { self->ServeData(std::move(handshake)); };
     port->on_rpc = [self](const std::shared_ptr<RpcConnection>& connection) {
@@ -136,14 +152,27 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
     handshake.reader->stream().Close();
   }
 
+  // ---- memory ----
+  Result<RegionInfo> Offered(Result<RegionInfo> region) {
+    for (const auto& transport : transports) {
+      if (region) transport->Offer(*region);
+    }
+    return region;
+  }
+
+  Task<void> Withdraw(RegionId id) {
+    const auto self = shared_from_this();
+    for (const auto& transport : transports) {
+      auto withdraw = transport->Withdraw(id);
+      co_await std::move(withdraw);
+    }
+  }
+
   // ---- what peers ask ----
   Result<Reply> ListRegions(RpcCall&, const Frame& request) { return memory->List(request); }
 
   Result<Reply> ReceiveNotification(RpcCall& call, const Frame& request) {
-    pb::NotifyRequest body;
-    if (!Parse(request.body, body)) return Fail(ErrorId::kBadFrame, "NotifyRequest");
-    MC_TRY_STATUS(notifications.Put(call.peer().id, body.sequence(),
-                                    {call.peer().id, body.name(), body.message()}));
+    MC_TRY_STATUS(notifications.Put(call.peer().id, request.body));
     return MakeReply(pb::Empty());
   }
 
@@ -197,26 +226,36 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
   // the long way.
   std::optional<Status> RunHere(PeerImpl& peer, const Transfer& transfer) {
     const PathChoice choice = peer.Choose(transfer);
-    if (!choice.path || !choice.path->MayRun(transfer) || !choice.path->IsPrepared(transfer))
-      return std::nullopt;
-    Status status = RunTimed(peer, choice, transfer);
-    if (!status && MayHeal(status.error())) return std::nullopt;
+    if (!choice.path) return std::nullopt;
+    const Instant begin = BeginOf(transfer);
+    std::optional<Status> status = choice.path->TryRun(transfer);
+    if (!status) return std::nullopt;
+    status = Ended(peer, choice, transfer, begin, *std::move(status));
+    if (!*status && MayHeal(status->error())) return std::nullopt;
     return status;
   }
 
-  Status RunTimed(PeerImpl& peer, const PathChoice& choice, const Transfer& transfer) {
-    // A look at the clock costs as much as a small copy.
-    const bool timed = CostModel::IsWorthObserving(transfer);
-    const Instant begin = timed ? world.clock.Now() : Instant{};
-    Status status = choice.path->Run(transfer);
+  Status Run(PeerImpl& peer, const PathChoice& choice, const Transfer& transfer) {
+    const Instant begin = BeginOf(transfer);
+    return Ended(peer, choice, transfer, begin, choice.path->Run(transfer));
+  }
+
+  // A look at the clock costs as much as a small copy.
+  Instant BeginOf(const Transfer& transfer) {
+    return CostModel::IsWorthObserving(transfer) ? world.clock.Now() : Instant{};
+  }
+
+  // Keeps account of a transfer, and of what it says about its path.
+  Status Ended(PeerImpl& peer, const PathChoice& choice, const Transfer& transfer, Instant begin,
+               Status status) {
     if (status && !peer.is_connected()) {
       // A mapping outlives its owner: bytes that were written into a dead process are nowhere.
       status = Fail(ErrorId::kPeerGone, Describe(peer.identity()));
     }
     if (status) {
       choice.slot->Record(transfer.total_bytes,
-                          timed ? world.clock.Now() - begin : Duration::zero());
-    } else if (IsPathsFault(status.error())) {
+                          begin == Instant{} ? Duration::zero() : world.clock.Now() - begin);
+    } else if (IsPathsFault(status.error()) && choice.path->Estimate(transfer)) {
       peer.Failed(choice, status.error());
     }
     return status;
@@ -233,14 +272,14 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
             [](std::shared_ptr<Impl> me, std::shared_ptr<BatchImpl> b) -> Task<void> {
               Status outcome = co_await me->Drive(b);
               b->Finish(std::move(outcome));
-              me->Ended();
+              me->Leave();
             }(self, batch));
     });
     return batch;
   }
 
   // A batch or a notification: Close() waits for the last one.
-  void Ended() {
+  void Leave() {
     active -= 1;
     if (active == 0) idle.Notify();
   }
@@ -260,14 +299,14 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
         std::span<const Copy>(copies.begin(), split), std::span<const Copy>(split, copies.end())};
     for (const std::span<const Copy> group : groups) {
       if (group.empty()) continue;
-      const Transfer transfer = batch->MakeTransfer(group);
-      auto move = Move(batch, transfer);
+      Transfer transfer = batch->MakeTransfer(group);
+      auto move = Move(batch, transfer, pins.on_gpu());
       Status moved = co_await std::move(move);
       if (!moved) co_return moved;
     }
     if (batch->options().notify) {
       const auto& [name, message] = *batch->options().notify;
-      auto notify = Notify(batch->peer(), name, message, batch->options().deadline);
+      auto notify = notifier.Send(batch->peer(), name, message, batch->options().deadline);
       Status notified = co_await std::move(notify);
       if (!notified) co_return notified;
     }
@@ -291,10 +330,11 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
 
   // Tries path after path, and connection after connection, until the bytes are there, the deadline
   // has passed, or nothing is left to try.
-  Task<Status> Move(std::shared_ptr<BatchImpl> batch, const Transfer& transfer) {
+  Task<Status> Move(std::shared_ptr<BatchImpl> batch, Transfer& transfer, bool local_on_gpu) {
     const std::shared_ptr<PeerImpl>& peer = batch->peer();
     Error last{ErrorId::kNoPath, Describe(peer->identity())};
     bool refreshed = false;
+    bool opened_for_gpus = false;
     int checksum_failures = 0;
     for (;;) {
       if (closed) co_return Fail(ErrorId::kClosed, "the engine stops");
@@ -331,10 +371,16 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
         }
         continue;
       }
+      transfer.on_gpu = local_on_gpu || peer->regions()->AnyOnGpu(transfer.slices);
       const PathChoice choice = peer->Choose(transfer);
       if (!choice.path) {
         last = Error{ErrorId::kNoPath,
-                     fmt::format("{}: {}", Describe(peer->identity()), peer->Reasons())};
+                     fmt::format("{}: {}", Describe(peer->identity()), peer->Reasons(transfer))};
+        // What is for GPUs alone is not there until one side has memory of one.
+        if (transfer.on_gpu && !std::exchange(opened_for_gpus, true)) {
+          peer->OpenAll();
+          continue;
+        }
         if (!peer->is_opening()) co_return Fail(last);
         auto change = UnlessCancelled(batch, peer->WaitForChange(transfer.deadline));
         co_await std::move(change);
@@ -356,18 +402,13 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
                        const Transfer& transfer) {
     const std::shared_ptr<PeerImpl>& peer = batch->peer();
     if (!choice.path->IsPrepared(transfer)) {
-      std::vector<RegionId> used;
-      for (const Slice& slice : transfer.slices) {
-        if (used.empty() || used.back() != slice.region) used.push_back(slice.region);
-      }
-      std::sort(used.begin(), used.end());
-      used.erase(std::unique(used.begin(), used.end()), used.end());
-      auto prepare = choice.path->Prepare(std::move(used), transfer.direction, transfer.deadline);
+      auto prepare = choice.path->Prepare(NeedsOf(transfer, *memory->regions()), transfer.deadline);
       auto wait = UnlessCancelled(batch, std::move(prepare));
       const std::optional<Status> prepared = co_await std::move(wait);
       if (!prepared) co_return Fail(ErrorId::kCancelled, {});
       if (!*prepared) {
-        if (IsPathsFault(prepared->error())) peer->Failed(choice, prepared->error());
+        if (IsPathsFault(prepared->error()) && choice.path->Estimate(transfer))
+          peer->Failed(choice, prepared->error());
         co_return *prepared;
       }
     }
@@ -378,7 +419,7 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
     };
     if (choice.path->is_synchronous()) {
       copiers->Add([this, self = shared_from_this(), peer, choice, &transfer, answer] {
-        answer(RunTimed(*peer, choice, transfer));
+        answer(Run(*peer, choice, transfer));
       });
       co_return co_await end->Get();
     }
@@ -390,32 +431,10 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
     batch->OnCancel(nullptr);
     if (status) {
       choice.slot->Record(transfer.total_bytes, world.clock.Now() - begin);
-    } else if (IsPathsFault(status.error())) {
+    } else if (IsPathsFault(status.error()) && choice.path->Estimate(transfer)) {
       peer->Failed(choice, status.error());
     }
     co_return status;
-  }
-
-  Task<Status> Notify(std::shared_ptr<PeerImpl> peer, std::string name, std::string message,
-                      Instant deadline) {
-    const auto self = shared_from_this();
-    pb::NotifyRequest request;
-    request.set_sequence(++notify_sequences[peer->identity().id]);
-    request.set_name(std::move(name));
-    request.set_message(std::move(message));
-    const std::string body = request.SerializeAsString();
-    for (;;) {  // the receiver knows the sequence number, so it may be said again
-      auto call = peer->Call(Method::kNotify, body, deadline, {});
-      const Result<Reply> reply = co_await std::move(call);
-      if (reply) co_return Status{};
-      const Error& error = reply.error();
-      const bool may_pass = error.code() == Errc::kPeerGone && error.id != ErrorId::kPeerGone;
-      if (!may_pass) co_return Fail(error);
-      if (closed) co_return Fail(ErrorId::kClosed, "the engine stops");
-      const Instant now = world.clock.Now();
-      if (now >= deadline) co_return Fail(ErrorId::kDeadline, error.context);
-      co_await world.clock.SleepUntil(world.control, std::min(deadline, After(now, kRetryDelay)));
-    }
   }
 
   // ---- end ----
@@ -423,6 +442,7 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
     const auto self = shared_from_this();
     if (closed) co_return;
     closed = true;
+    notifier.Close();
     memory->StopPopulating();
     const Error cause{ErrorId::kClosed, "the engine stops"};
     if (connector) connector->Close(cause);
@@ -451,8 +471,8 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
   std::shared_ptr<OwnMemory> memory;
   std::vector<std::shared_ptr<Transport>> transports;
   std::shared_ptr<Connector> connector;
+  NotificationSender notifier;
   NotificationBox notifications;
-  std::map<InstanceId, std::uint64_t> notify_sequences;
   std::atomic<bool> closed = false;
   std::size_t active = 0;  // batches being driven, and notifications
   Signal idle;
@@ -467,10 +487,14 @@ Engine::Engine(World& world, Metrics& metrics, std::shared_ptr<PortServer> port,
 
 Engine::~Engine() { Close(); }
 
+void Engine::UseGpus(std::shared_ptr<DeviceMemory> gpus) {
+  impl_->memory->UseGpus(std::move(gpus));
+}
+
 void Engine::AddTransport(std::unique_ptr<Transport> transport) {
   const std::vector<std::string>& wanted = impl_->options.transports;
   if (!wanted.empty() && std::find(wanted.begin(), wanted.end(), transport->name()) == wanted.end())
-    return;
+    return transport->Close();  // what it listens on may hold it
   impl_->transports.push_back(std::move(transport));
 }
 
@@ -489,17 +513,18 @@ Task<void> Engine::CloseAsync() {
 const std::shared_ptr<RegionTable>& Engine::regions() const noexcept {
   return impl_->memory->regions();
 }
+const std::shared_ptr<DeviceMemory>& Engine::gpus() const noexcept { return impl_->memory->gpus(); }
 Introduction Engine::Introduce() const { return impl_->Introduce(); }
 const Identity& Engine::identity() const noexcept { return impl_->identity; }
 
 Result<RegionInfo> Engine::Register(void* base, std::uint64_t length_bytes,
                                     const RegisterOptions& options) {
-  return impl_->memory->regions()->Register(base, length_bytes, options);
+  return impl_->Offered(impl_->memory->Register(base, length_bytes, options));
 }
 
 Result<RegionInfo> Engine::Allocate(const std::string& name, std::uint64_t length_bytes,
                                     const RegisterOptions& options) {
-  return impl_->memory->Allocate(name, length_bytes, options);
+  return impl_->Offered(impl_->memory->Allocate(name, length_bytes, options));
 }
 
 Status Engine::Unregister(RegionId id) { return Await(impl_->world.control, UnregisterAsync(id)); }
@@ -511,8 +536,9 @@ Task<void> Engine::EndTransfersOf(InstanceId peer) {
 }
 
 Task<Status> Engine::UnregisterAsync(RegionId id) {
-  const auto memory = impl_->memory;
-  auto end = memory->Unregister(id);
+  const auto impl = impl_;
+  auto end =
+      impl->memory->Unregister(id, [&impl](RegionId ended) { return impl->Withdraw(ended); });
   co_return co_await std::move(end);
 }
 
@@ -546,6 +572,7 @@ Status Engine::Run(const PeerPtr& peer, Direction direction, std::span<const Cop
     transfer.deadline = options.deadline;
     if (transfer.region_count == 1 && !copies.empty())
       transfer.region = known.regions()->Find(copies.front().region);
+    transfer.on_gpu = pins.on_gpu() || known.regions()->AnyOnGpu(copies);
     if (std::optional<Status> status = impl_->RunHere(known, transfer)) return std::move(*status);
   }
   return Submit(peer, direction, std::vector<Copy>(copies.begin(), copies.end()), options)->Wait();
@@ -560,10 +587,10 @@ Task<Status> Engine::Notify(PeerPtr peer, std::string name, std::string message,
   const auto impl = impl_;
   if (impl->closed) co_return Fail(ErrorId::kClosed, "the engine stops");
   impl->active += 1;
-  auto notify = impl->Notify(std::static_pointer_cast<PeerImpl>(peer), std::move(name),
-                             std::move(message), deadline);
+  auto notify = impl->notifier.Send(std::static_pointer_cast<PeerImpl>(peer), std::move(name),
+                                    std::move(message), deadline);
   Status status = co_await std::move(notify);
-  impl->Ended();
+  impl->Leave();
   co_return status;
 }
 
@@ -583,9 +610,15 @@ std::vector<PathRow> Engine::Paths() const {
       row.failures = slot->failures;
       row.gigabytes_per_second = slot->gigabytes_per_second;
       row.suspected = peer->is_suspected();
-      const std::lock_guard lock(slot->mutex);
-      row.usable = slot->path != nullptr;
-      row.reason = slot->reason;
+      {
+        const std::lock_guard lock(slot->mutex);
+        row.reason = slot->reason;
+      }
+      if (const std::shared_ptr<Path> path = slot->Get()) {
+        row.usable = true;
+        row.reason.clear();
+        row.detail = path->Describe();
+      }
       rows.push_back(std::move(row));
     }
   }

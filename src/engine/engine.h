@@ -13,6 +13,7 @@
 #include "base/metrics.h"
 #include "base/world.h"
 #include "directory/directory.h"
+#include "gpu/device_memory.h"
 #include "memory/copy.h"
 #include "memory/region_table.h"
 #include "transport/transport.h"
@@ -41,6 +42,7 @@ struct PathRow {
   std::string transport;
   bool usable = false;
   std::string reason;       ///< Why it is not usable.
+  std::string detail;       ///< What it consists of (Path::Describe()).
   std::uint64_t bytes = 0;  ///< Moved over it.
   std::uint64_t transfers = 0;
   std::uint64_t failures = 0;
@@ -94,6 +96,8 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
+  /// Whose GPUs memory may be registered of; without it there are none. Before AddTransport().
+  void UseGpus(std::shared_ptr<DeviceMemory> gpus);
   /// Before Start().
   void AddTransport(std::unique_ptr<Transport> transport);
   /// Puts the engine's handlers on the port. On the control loop, before the port serves.
@@ -106,11 +110,14 @@ class Engine {
 
   /// Shared with whoever serves peers' accesses to them.
   [[nodiscard]] const std::shared_ptr<RegionTable>& regions() const noexcept;
+  [[nodiscard]] const std::shared_ptr<DeviceMemory>& gpus() const noexcept;
   /// What this engine says of itself at each hand-shake.
   [[nodiscard]] Introduction Introduce() const;
   [[nodiscard]] const Identity& identity() const noexcept;
 
   // ---- memory: any thread ----
+  /// Memory of the host or of a GPU. Errors: as RegionTable::Register(), kBadRange (also where
+  /// options.location contradicts), kGpuCall.
   [[nodiscard]] Result<RegionInfo> Register(void* base, std::uint64_t length_bytes,
                                             const RegisterOptions& options = {});
   /// Memory of the engine's own that peers of this host can map: transfers to it are single copies.

@@ -30,6 +30,7 @@ class LocalPins {
     }
     MC_TRY(PinnedRange pin, regions_.PinLocal(place, length_bytes));
     around_ = pin.bytes();
+    on_gpu_ = on_gpu_ || pin.on_gpu();
     pins_.insert(after, std::move(pin));
     return {};
   }
@@ -40,6 +41,8 @@ class LocalPins {
     }
     return {};
   }
+  /// Whether any of it is memory of a GPU.
+  [[nodiscard]] bool on_gpu() const noexcept { return on_gpu_; }
 
  private:
   static bool Holds(MutableBytes bytes, const std::byte* place,
@@ -52,6 +55,7 @@ class LocalPins {
   const RegionTable& regions_;
   MutableBytes around_;                                  // of the last hit
   boost::container::small_vector<PinnedRange, 4> pins_;  // ascending; regions do not overlap
+  bool on_gpu_ = false;
 };
 
 }  // namespace mooncake

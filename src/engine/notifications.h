@@ -1,48 +1,46 @@
-// Notifications as the receiver keeps them: each exactly once, however often the sender had to
+// Both ends of notifications: the receiver keeps each exactly once, however often the sender had to
 // repeat itself.
 #pragma once
 
-#include <deque>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <set>
+#include <string>
 #include <vector>
 
-#include "engine/engine.h"
+#include "engine/peer.h"
 
 namespace mooncake {
 
+/// Says what peers are to hear. On the control loop.
+class NotificationSender {
+ public:
+  explicit NotificationSender(World& world) : world_(world) {}
+  /// Returns when the peer has taken it: over a path that takes messages, else over the control
+  /// connection, again and again until the deadline. This lives until then. kPeerGone, kClosed
+  /// (after Close()), kDeadline: it may have been heard; and what the peer answers.
+  [[nodiscard]] Task<Status> Send(std::shared_ptr<PeerImpl> peer, std::string name,
+                                  std::string message, Instant deadline);
+  /// Nothing is repeated any more.
+  void Close() noexcept { closed_ = true; }
+
+ private:
+  [[nodiscard]] Task<bool> SendOverPath(std::shared_ptr<PeerImpl> peer, std::string body,
+                                        Instant deadline);
+
+  World& world_;
+  std::map<InstanceId, std::uint64_t> sequences_;  // of the last one to each peer
+  bool closed_ = false;
+};
+
+/// What peers have said and nobody has taken yet. Any thread.
 class NotificationBox {
  public:
-  /// Keeps it unless its sequence number has been seen from this sender. kPeerBusy when 65,536 wait
-  /// to be taken.
-  [[nodiscard]] Status Put(const InstanceId& sender, std::uint64_t sequence,
-                           Notification notification) {
-    constexpr std::size_t kWaitingMax = 65536;
-    const std::lock_guard lock(mutex_);
-    Seen& seen = seen_[sender];
-    if (sequence <= seen.all_up_to || seen.beyond.contains(sequence)) return {};
-    if (waiting_.size() >= kWaitingMax)
-      return Fail(ErrorId::kPeerBusy, "65536 notifications wait to be taken");
-    seen.beyond.insert(sequence);
-    while (!seen.beyond.empty() && *seen.beyond.begin() == seen.all_up_to + 1) {
-      seen.all_up_to += 1;
-      seen.beyond.erase(seen.beyond.begin());
-    }
-    constexpr std::size_t kGapsMax =
-        4096;  // a sender that leaves gaps for ever: the oldest gap is given up
-    if (seen.beyond.size() > kGapsMax) {
-      seen.all_up_to = *seen.beyond.begin();
-      seen.beyond.erase(seen.beyond.begin());
-    }
-    waiting_.push_back(std::move(notification));
-    return {};
-  }
-
-  [[nodiscard]] std::vector<Notification> Take() {
-    const std::lock_guard lock(mutex_);
-    return std::exchange(waiting_, {});
-  }
+  /// A NotifyRequest of `sender`. Keeps it unless its sequence number has been seen from this
+  /// sender. kBadFrame; kPeerBusy when 65,536 wait to be taken.
+  [[nodiscard]] Status Put(const InstanceId& sender, const std::string& request);
+  [[nodiscard]] std::vector<Notification> Take();
 
  private:
   struct Seen {

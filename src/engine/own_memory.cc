@@ -23,8 +23,28 @@ OwnMemory::OwnMemory(World& world, Duration unregister_timeout)
       regions_(std::make_shared<RegionTable>(world.random)),
       background_(world.threads.MakeWorker(WorkerUrgency::kWhenIdle)) {}
 
+Result<RegionInfo> OwnMemory::Register(void* base, std::uint64_t length_bytes,
+                                       RegisterOptions options) {
+  MC_TRY(std::string gpu, gpus_->Locate(base, length_bytes));
+  const bool any = options.location == "*";
+  if (gpu.empty() && !any && IsGpuLocation(options.location)) {
+    const std::string absence = gpus_->Absence();
+    return Fail(ErrorId::kBadRange,
+                fmt::format("{} bytes at {} are memory of the host, not of {}{}{}", length_bytes,
+                            base, options.location, absence.empty() ? "" : ": ", absence));
+  }
+  if (!gpu.empty() && !any && options.location != gpu) {
+    return Fail(ErrorId::kBadRange, fmt::format("{} bytes at {} are memory of {}, not of {}",
+                                                length_bytes, base, gpu, options.location));
+  }
+  if (!gpu.empty()) options.location = std::move(gpu);
+  return regions_->Register(base, length_bytes, options);
+}
+
 Result<RegionInfo> OwnMemory::Allocate(const std::string& name, std::uint64_t length_bytes,
                                        const RegisterOptions& options) {
+  if (IsGpuLocation(options.location))
+    return Fail(ErrorId::kBadRange, "memory is allocated on the host, not on " + options.location);
   MC_TRY(std::unique_ptr<SharedSegment> segment, SharedSegment::Create(name, length_bytes));
   MC_TRY(const RegionInfo info, regions_->Register(*segment, options));
   SharedSegment* const borrowed = segment.get();
@@ -49,7 +69,7 @@ Task<Result<bool>> OwnMemory::WaitUntilUnused(RegionId id, Instant deadline) {
   co_return co_await std::move(unused);
 }
 
-Task<Status> OwnMemory::Unregister(RegionId id) {
+Task<Status> OwnMemory::Unregister(RegionId id, std::function<Task<void>(RegionId)> withdraw) {
   const auto self = shared_from_this();
   {
     const std::lock_guard lock(segments_mutex_);
@@ -60,6 +80,8 @@ Task<Status> OwnMemory::Unregister(RegionId id) {
   const Result<bool> unused = co_await WaitUntilUnused(id, deadline);
   if (!unused) co_return Fail(unused.error());
   Status heard = co_await TellCallers(id, deadline);
+  auto withdrawn = withdraw(id);
+  co_await std::move(withdrawn);
   if (!*unused) co_return Fail(StillCopied(id));  // what is still copied stays mapped
   const std::lock_guard lock(segments_mutex_);
   segments_.erase(id);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/world.h"
+#include "gpu/device_memory.h"
 #include "memory/region_table.h"
 #include "memory/shared_segment.h"
 #include "wire/rpc.h"
@@ -19,13 +20,20 @@ class OwnMemory : public std::enable_shared_from_this<OwnMemory> {
   OwnMemory(World& world, Duration unregister_timeout);
 
   [[nodiscard]] const std::shared_ptr<RegionTable>& regions() const noexcept { return regions_; }
+  /// Before Register().
+  void UseGpus(std::shared_ptr<DeviceMemory> gpus) { gpus_ = std::move(gpus); }
+  [[nodiscard]] const std::shared_ptr<DeviceMemory>& gpus() const noexcept { return gpus_; }
+  /// As Engine::Register(): finds out whose memory it is. Any thread.
+  [[nodiscard]] Result<RegionInfo> Register(void* base, std::uint64_t length_bytes,
+                                            RegisterOptions options);
   /// As Engine::Allocate(). Any thread.
   [[nodiscard]] Result<RegionInfo> Allocate(const std::string& name, std::uint64_t length_bytes,
                                             const RegisterOptions& options);
 
   // ---- the rest on the control loop ----
-  /// As Engine::UnregisterAsync().
-  [[nodiscard]] Task<Status> Unregister(RegionId id);
+  /// As Engine::UnregisterAsync(). `withdraw` takes the region from the transports, once nobody
+  /// copies for it any more.
+  [[nodiscard]] Task<Status> Unregister(RegionId id, std::function<Task<void>(RegionId)> withdraw);
   /// Answers ListRegions.
   [[nodiscard]] Result<Reply> List(const Frame& request) const;
   /// A connection that a peer has opened: it may map regions, and must hear when they end.
@@ -46,6 +54,7 @@ class OwnMemory : public std::enable_shared_from_this<OwnMemory> {
 
   World& world_;
   const Duration unregister_timeout_;
+  std::shared_ptr<DeviceMemory> gpus_ = DeviceMemory::None();
   std::shared_ptr<RegionTable> regions_;
   std::vector<std::weak_ptr<RpcConnection>> callers_;
   std::mutex segments_mutex_;

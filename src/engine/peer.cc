@@ -16,9 +16,13 @@ constexpr Duration kOpenTimeout = std::chrono::seconds(3);
 }  // namespace
 
 const RegionInfo* KnownRegions::Find(RegionId id) const {
+  if (const Known* const last = last_.load(std::memory_order_acquire); last && last->info.id == id)
+    return &last->info;
   const std::shared_lock lock(mutex_);
   const auto found = by_id_.find(id);
-  return found == by_id_.end() ? nullptr : &found->second->info;
+  if (found == by_id_.end()) return nullptr;
+  last_.store(found->second, std::memory_order_release);
+  return &found->second->info;
 }
 
 bool KnownRegions::KnowsAll(std::span<const Slice> slices) const {
@@ -31,17 +35,32 @@ bool KnownRegions::KnowsAll(std::span<const Slice> slices) const {
   return true;
 }
 
+bool KnownRegions::AnyOnGpu(std::span<const Slice> slices) const {
+  if (!has_gpu_regions()) return false;
+  RegionId last{};
+  for (const Slice& slice : slices) {
+    if (slice.region == last) continue;
+    const RegionInfo* const region = Find(slice.region);
+    if (region != nullptr && IsOnGpu(*region)) return true;
+    last = slice.region;
+  }
+  return false;
+}
+
 void KnownRegions::Add(const RegionInfo& region, bool listed) {
   const std::unique_lock lock(mutex_);
   const auto found = by_id_.find(region.id);
   if (found != by_id_.end() && found->second->info.key == region.key) return;
   all_.push_back({region, listed});
   by_id_[region.id] = &all_.back();
+  last_ = nullptr;
+  if (IsOnGpu(region)) has_gpu_regions_.store(true, std::memory_order_release);
   version_.fetch_add(1, std::memory_order_release);
 }
 
 void KnownRegions::Remove(RegionId id) {
   const std::unique_lock lock(mutex_);
+  last_ = nullptr;
   if (by_id_.erase(id) > 0) version_.fetch_add(1, std::memory_order_release);
 }
 
@@ -173,9 +192,23 @@ Task<void> PeerImpl::Reopen(PathSlotPtr slot) {
   const int doublings = std::min(slot->failures_in_row, 10);
   const Duration delay = std::min(kReopenDelayMax, kReopenDelayMin * (1 << doublings) / 2);
   const std::shared_ptr<RpcConnection> connection = connection_;
-  co_await world_.clock.SleepFor(world_.control, delay);
+  const auto pause = std::make_shared<OneShot<bool>>();
+  pausing_.push_back(pause);
+  auto wait = WaitUntil(world_.clock, world_.control, pause, After(world_.clock.Now(), delay));
+  co_await std::move(wait);
+  std::erase(pausing_, pause);
   if (closed_ || connection != connection_ || slot->Get()) co_return;
   co_await OpenSlot(slot);
+}
+
+void PeerImpl::OpenNow(std::string_view transport) {
+  for (const PathSlotPtr& slot : slots_) {
+    if (slot->transport->name() != transport || slot->Get() || closed_ || !is_connected()) continue;
+    slot->failures_in_row = 0;
+    Spawn(world_.control, [](std::shared_ptr<PeerImpl> me, PathSlotPtr one) -> Task<void> {
+      co_await me->OpenSlot(one);
+    }(shared_from_this(), slot));
+  }
 }
 
 PathChoice PeerImpl::Choose(const Transfer& transfer) const {
@@ -187,7 +220,7 @@ PathChoice PeerImpl::Choose(const Transfer& transfer) const {
     const std::optional<Duration> estimate = path->Estimate(transfer);
     if (estimate && *estimate < least) {
       least = *estimate;
-      best = {slot, std::move(path)};
+      best = {slot.get(), std::move(path)};
     }
   }
   return best;
@@ -207,7 +240,7 @@ void PeerImpl::Failed(const PathChoice& choice, const Error& error) {
   choice.path->Close();
   MC_LOG(info, "path {} to {} is out of use: {}", choice.slot->transport->name(),
          Describe(identity_), error.Text());
-  Post(world_.control, [self = shared_from_this(), slot = choice.slot] {
+  Post(world_.control, [self = shared_from_this(), slot = choice.slot->shared_from_this()] {
     slot->failures_in_row += 1;
     if (!self->closed_) Spawn(self->world_.control, self->Reopen(slot));
     self->Changed();
@@ -263,12 +296,22 @@ bool PeerImpl::is_opening() const {
                      [](const PathSlotPtr& slot) { return slot->coming.load(); });
 }
 
-std::string PeerImpl::Reasons() const {
+void PeerImpl::OpenAll() {
+  for (const PathSlotPtr& slot : slots_) {
+    if (slot->Get() || slot->coming) continue;
+    slot->coming = true;
+    OpenNow(slot->transport->name());
+  }
+}
+
+std::string PeerImpl::Reasons(const Transfer& transfer) const {
+  const std::string_view cannot =
+      transfer.on_gpu ? "does not reach memory of a GPU" : "cannot carry this";
   std::string text;
   for (const PathSlotPtr& slot : slots_) {
     const std::lock_guard lock(slot->mutex);
     text += fmt::format("{}{}: {}", text.empty() ? "" : "; ", slot->transport->name(),
-                        slot->path ? "cannot carry this" : slot->reason);
+                        slot->path ? cannot : std::string_view(slot->reason));
   }
   return text;
 }
@@ -289,6 +332,8 @@ void PeerImpl::ClosePaths(const Error& cause) {
 void PeerImpl::Close(const Error& cause) {
   if (closed_) return;
   closed_ = true;
+  // A loop that stops frees nobody who waits for its clock.
+  for (const auto& pause : pausing_) pause->Set(true);
   ClosePaths(cause);
   if (connection_) connection_->Close(cause);
   reconnect = nullptr;

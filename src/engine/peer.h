@@ -19,7 +19,12 @@ namespace mooncake {
 class KnownRegions final : public PeerRegions {
  public:
   [[nodiscard]] const RegionInfo* Find(RegionId id) const override;
+  [[nodiscard]] bool has_gpu_regions() const noexcept override {
+    return has_gpu_regions_.load(std::memory_order_acquire);
+  }
   [[nodiscard]] bool KnowsAll(std::span<const Slice> slices) const;
+  /// Whether any of the slices is in memory of a GPU.
+  [[nodiscard]] bool AnyOnGpu(std::span<const Slice> slices) const;
   void Add(const RegionInfo& region, bool listed);
   void Remove(RegionId id);
   [[nodiscard]] std::vector<RegionInfo> Listed() const;
@@ -35,12 +40,14 @@ class KnownRegions final : public PeerRegions {
   };
   mutable std::shared_mutex mutex_;
   std::unordered_map<RegionId, const Known*> by_id_;  // guarded by mutex_
-  std::deque<Known> all_;                   // guarded by mutex_; keeps what Find() has handed out
-  std::atomic<std::uint64_t> version_ = 0;  // written under mutex_
+  std::deque<Known> all_;  // guarded by mutex_; keeps what Find() has handed out
+  mutable std::atomic<const Known*> last_ = nullptr;  // found; written under mutex_
+  std::atomic<std::uint64_t> version_ = 0;            // written under mutex_
+  std::atomic<bool> has_gpu_regions_ = false;
 };
 
 /// One transport between this process and the peer.
-struct PathSlot {
+struct PathSlot : std::enable_shared_from_this<PathSlot> {
   PathSlot(std::shared_ptr<Transport> t, Counter& b, Counter& n, Counter& f)
       : transport(std::move(t)), bytes_total(b), transfers_total(n), failures_total(f) {}
   std::shared_ptr<Transport>
@@ -71,7 +78,7 @@ using PathSlotPtr = std::shared_ptr<PathSlot>;
 
 /// What a transfer goes over.
 struct PathChoice {
-  PathSlotPtr slot;
+  PathSlot* slot = nullptr;  ///< Of the peer, and as long as it.
   std::shared_ptr<Path> path;
 };
 
@@ -111,11 +118,15 @@ class PeerImpl final : public Peer, public std::enable_shared_from_this<PeerImpl
   /// Has the peer end them: a batch that is tried again would be overwritten by its own past, after
   /// it has reported.
   [[nodiscard]] Task<Status> EndLooseEnds(Instant deadline);
+  /// Opens the path over this transport now, if it is to be opened later.
+  void OpenNow(std::string_view transport);
   /// Returns when a path has come or gone, or (false) at `deadline`.
   [[nodiscard]] Task<bool> WaitForChange(Instant deadline);
   [[nodiscard]] bool is_opening() const;
-  /// Why no path can be used: "shm: …; tcp: …". Any thread.
-  [[nodiscard]] std::string Reasons() const;
+  /// Opens every path that was given up: what was refused before may be possible now.
+  void OpenAll();
+  /// Why no path can be used for `transfer`: "shm: …; tcp: …". Any thread.
+  [[nodiscard]] std::string Reasons(const Transfer& transfer) const;
   /// Ends all paths and the connection. Idempotent.
   void Close(const Error& cause);
 
@@ -136,6 +147,7 @@ class PeerImpl final : public Peer, public std::enable_shared_from_this<PeerImpl
   bool closed_ = false;
   bool ending_ = false;  // somebody is in EndLooseEnds()
   std::vector<std::shared_ptr<OneShot<bool>>> waiting_;
+  std::vector<std::shared_ptr<OneShot<bool>>> pausing_;  // before a path is opened again
 };
 
 }  // namespace mooncake

@@ -18,18 +18,6 @@ Role ParseRole(const std::string& text) {
   return text == "decode" ? Role::kDecode : Role::kBoth;
 }
 
-std::vector<std::string> SplitList(std::string_view text) {
-  std::vector<std::string> parts;
-  while (!text.empty()) {
-    const std::size_t comma = text.find(',');
-    if (const std::string_view part = text.substr(0, comma); !part.empty())
-      parts.emplace_back(part);
-    if (comma == std::string_view::npos) break;
-    text.remove_prefix(comma + 1);
-  }
-  return parts;
-}
-
 }  // namespace
 
 struct Instance::Parts {
@@ -133,7 +121,7 @@ Status Instance::Parts::Build(const Options& options, const TransportFactory& ad
   port = std::make_shared<PortServer>(world, metrics, PortServerOptions{});
   EngineOptions engine_options;
   engine_options.cluster = options.Text("cluster");
-  engine_options.transports = SplitList(options.Text("transports"));
+  engine_options.transports = options.List("transports");
   engine_options.credentials = credentials;
   engine = std::make_unique<Engine>(world, metrics, port, *directory, std::move(identity),
                                     engine_options);
@@ -163,11 +151,6 @@ Status Instance::Parts::Build(const Options& options, const TransportFactory& ad
   const Duration wait = options.Duration("directory_wait");
   directory_deadline = wait == Duration::zero() ? kNever : After(world.clock.Now(), wait);
   model_name = model.name;
-  if (options.Text("protocol") == "rdma") {
-    MC_LOG(info,
-           "protocol rdma: this build has no RDMA transport; shm, ring, cma or tcp serves, "
-           "whichever is fastest");
-  }
   return {};
 }
 

@@ -25,12 +25,15 @@ constexpr OptionSpec kOwnOptions[] = {
     {"directory_wait", "15s", Unit::kDuration,
      "How long to wait for the directory at start before giving up; 0 waits for ever."},
     {"protocol", "", Unit::kChoice,
-     "The transport to prefer. Whatever it says, the best path that works is used, and one line "
-     "tells which.",
+     "rdma: one line says why, if there is none. tcp, shm: RDMA is left out. Whatever it says, the "
+     "best path that works is used.",
      "rdma|tcp|shm"},
-    {"device_name", "", Unit::kText, "RDMA devices, separated by commas."},
+    {"device_name", "", Unit::kText,
+     "RDMA devices, separated by commas: names, patterns (mlx5_*), exclusions (^mlx5_2). Without a "
+     "value: all that can be used; `mooncake topology` lists them."},
     {"transports", "", Unit::kText,
-     "Only these transports, separated by commas: shm, ring, cma, tcp. Without a value: all."},
+     "Only these transports, separated by commas: shm, ring, cma, rdma, tcp. Without a value: "
+     "all."},
     {"model", "llama-3-8b", Unit::kText, "The model's shape; `mooncake models` lists them."},
     {"scale", "0.015625", Unit::kNumber,
      "Share of the model's real KV bytes per token that is kept, above 0 and at most 1."},

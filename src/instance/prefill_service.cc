@@ -12,7 +12,6 @@ namespace mooncake {
 namespace {
 
 constexpr std::size_t kStepBytes = 1 << 20;  // rows computed between two looks at the clock, about
-constexpr std::size_t kBatchesInFlightMax = 8;
 
 std::uint64_t Microseconds(Duration duration) {
   return static_cast<std::uint64_t>(
@@ -121,21 +120,66 @@ Task<Result<Reply>> PrefillService::Serve(RpcCall& call, Frame request) {
   co_return MakeReply(reply);
 }
 
+// A prompt from its turn to its last byte in place.
+struct PrefillService::Work {
+  std::vector<Token> prompt;
+  PrefillTarget target;
+  Instant deadline;
+  AbandonPtr abandon;
+  KvSequence sequence;
+  std::vector<Chain> page_ends;
+  std::size_t missing = 0;  // tokens to compute
+  Instant begin{};
+  std::deque<std::shared_ptr<Batch>> in_flight;  // they read the sequence's pages
+  PrefillOutcome outcome;
+  Status status;  // the first error
+
+  void Settle(const Batch& batch, const Status& ended) {
+    if (ended) {
+      outcome.bytes_moved += batch.total_bytes();
+      outcome.bytes_by_path[batch.transport()] += batch.total_bytes();
+    } else if (status) {
+      status = ended;
+    }
+  }
+};
+
 Task<Result<PrefillOutcome>> PrefillService::Prefill(std::vector<Token> prompt,
                                                      PrefillTarget target, Instant deadline,
                                                      AbandonPtr abandon) {
-  const std::uint64_t tokens = prompt.size();
+  Work work{std::move(prompt),
+            std::move(target),
+            deadline,
+            std::move(abandon),
+            KvSequence(core_.cache),
+            {},
+            0,
+            {},
+            {},
+            {},
+            {}};
+  const std::uint64_t tokens = work.prompt.size();
   queued_tokens_ += tokens;
-  const Status entered = co_await turnstile_.Enter(deadline);
-  if (!entered) {
-    queued_tokens_ -= tokens;
-    co_return Fail(entered.error());
+  work.status = co_await turnstile_.Enter(deadline);
+  if (work.status) {
+    co_await Compute(work);
+    turnstile_
+        .Leave();  // a target that takes its bytes slowly, or not at all, holds up nobody else
   }
-  auto in_turn = PrefillInTurn(std::move(prompt), std::move(target), deadline, abandon);
-  Result<PrefillOutcome> outcome = co_await std::move(in_turn);
-  turnstile_.Leave();
   queued_tokens_ -= tokens;
-  co_return outcome;
+  // Whatever happens, the pages stay ours until no batch reads them.
+  for (const std::shared_ptr<Batch>& batch : work.in_flight) {
+    if (!work.status) batch->Cancel();
+    const Status ended = co_await batch->Done();
+    work.Settle(*batch, ended);
+  }
+  if (!work.status) co_return Fail(work.status.error());
+  work.outcome.transfer = core_.world.clock.Now() - work.begin;
+  computed_tokens_.Add(work.missing);
+  compute_us_.Record(Microseconds(work.outcome.compute));
+  transfer_us_.Record(Microseconds(work.outcome.transfer));
+  work.sequence.Publish(work.page_ends);
+  co_return std::move(work.outcome);
 }
 
 std::uint32_t PrefillService::LayersPerStep(std::size_t tokens) const noexcept {
@@ -172,116 +216,92 @@ std::vector<Copy> PrefillService::CopiesOf(std::uint32_t first_layer, std::uint3
   return copies;
 }
 
-Task<Result<PrefillOutcome>> PrefillService::PrefillInTurn(std::vector<Token> prompt,
-                                                           PrefillTarget target, Instant deadline,
-                                                           AbandonPtr abandon) {
-  if (abandon->is_set()) co_return Fail(core_.GivenUp(deadline, "before its turn"));
-  const ScaledShape& shape = core_.shape();
-  const std::vector<Chain> chains = core_.model.Chains(prompt);
-  const std::vector<Chain> page_ends = PageEndChains(chains, shape.page_tokens);
-  KvSequence sequence(core_.cache);
-  const std::size_t reused_pages = sequence.Reuse(page_ends);
-  const Status grown = sequence.GrowTo(core_.PagesFor(prompt.size()));
-  if (!grown) co_return Fail(grown.error());
-
-  PrefillOutcome outcome;
-  const std::size_t first = reused_pages * shape.page_tokens;
-  outcome.tokens_cached = static_cast<std::uint32_t>(first);
+// In its turn: each layer is on its way while the next is computed.
+Task<void> PrefillService::Compute(Work& work) {
+  const std::size_t tokens = work.prompt.size();
+  if (work.abandon->is_set()) {
+    work.status = Fail(core_.GivenUp(work.deadline, "before its turn"));
+    co_return;
+  }
+  const std::vector<Chain> chains = core_.model.Chains(work.prompt);
+  work.page_ends = PageEndChains(chains, core_.shape().page_tokens);
+  const std::size_t first = work.sequence.Reuse(work.page_ends) * core_.shape().page_tokens;
+  work.status = work.sequence.GrowTo(core_.PagesFor(tokens));
+  if (!work.status) co_return;
+  work.outcome.tokens_cached = static_cast<std::uint32_t>(first);
   cached_tokens_.Add(first);
-  const std::size_t missing = prompt.size() - first;
-  const Instant begin = core_.world.clock.Now();
-  const double rate = core_.limits.prefill_tokens_per_second;
-  const Duration model_time(
-      rate > 0 ? static_cast<std::int64_t>(1e9 * static_cast<double>(missing) / rate) : 0);
-  const std::uint32_t step = LayersPerStep(prompt.size());
-  std::deque<std::shared_ptr<Batch>> in_flight;
-  Status status;
-  const auto settle = [&](const Batch& batch, const Status& ended) {
-    if (!ended) {
-      if (status) status = ended;
-      return;
+  work.missing = tokens - first;
+  work.begin = core_.world.clock.Now();
+  LayersReady hand_over = [&](std::uint32_t layer, std::uint32_t end) -> Status {
+    while (!work.in_flight.empty()) {  // one that has failed ends the computing
+      const std::optional<Status> ended = work.in_flight.front()->Poll();
+      if (!ended) break;
+      work.Settle(*work.in_flight.front(), *ended);
+      work.in_flight.pop_front();
     }
-    outcome.bytes_moved += batch.total_bytes();
-    outcome.bytes_by_path[batch.transport()] += batch.total_bytes();
+    if (work.status && !work.target.pages.empty()) {
+      work.in_flight.push_back(core_.engine.Submit(
+          work.target.peer, Direction::kWrite,
+          CopiesOf(layer, end, tokens, work.sequence, work.target), {.deadline = work.deadline}));
+    }
+    return work.status;
   };
-  for (std::uint32_t layer = 0; layer < shape.layers && status; layer += step) {
-    const std::uint32_t end = std::min(shape.layers, layer + step);
-    if (abandon->is_set() || core_.closing)
-      status = Fail(core_.GivenUp(deadline, fmt::format("at layer {}", layer)));
-    if (status && core_.world.clock.Now() >= deadline)
-      status = Fail(ErrorId::kDeadline, fmt::format("prefill at layer {}", layer));
-    if (!status) break;
-    if (missing > 0) {
-      std::function<void()> work = [&, layer, end] {
-        for (std::uint32_t l = layer; l < end; ++l)
-          FillPages(core_, l, chains, sequence.pages(), first, prompt.size());
-      };
-      co_await core_.prefill_compute.Run(std::move(work));
-      const Instant paced = After(begin, model_time * end / shape.layers);
-      co_await core_.Pause(std::min(paced, deadline), *abandon);
-    }
-    if (target.pages.empty()) continue;
-    in_flight.push_back(core_.engine.Submit(target.peer, Direction::kWrite,
-                                            CopiesOf(layer, end, prompt.size(), sequence, target),
-                                            {.deadline = deadline}));
-    if (in_flight.size() >= kBatchesInFlightMax) {
-      const std::shared_ptr<Batch> oldest = in_flight.front();
-      in_flight.pop_front();
-      const Status ended = co_await oldest->Done();
-      settle(*oldest, ended);
-    }
-  }
-  outcome.compute = core_.world.clock.Now() - begin;
-  // Whatever happens, the pages stay ours until no batch reads them.
-  for (const std::shared_ptr<Batch>& batch : in_flight) {
-    if (!status) batch->Cancel();
-    const Status ended = co_await batch->Done();
-    settle(*batch, ended);
-  }
-  if (!status) co_return Fail(status.error());
-  outcome.transfer = core_.world.clock.Now() - begin;
-  computed_tokens_.Add(missing);
-  compute_us_.Record(Microseconds(outcome.compute));
-  transfer_us_.Record(Microseconds(outcome.transfer));
-  sequence.Publish(page_ends);
-  co_return outcome;
+  auto compute = ComputeLayers(chains, work.sequence, first, work.deadline, work.abandon,
+                               std::move(hand_over));
+  work.status = co_await std::move(compute);
+  work.outcome.compute = core_.world.clock.Now() - work.begin;
 }
 
 Task<Status> PrefillService::ComputeInPlace(const std::vector<Chain>& chains,
                                             const KvSequence& sequence, std::size_t first_token,
                                             Instant deadline, AbandonPtr abandon) {
-  const ScaledShape& shape = core_.shape();
   const Status entered = co_await turnstile_.Enter(deadline);
   if (!entered) co_return entered;
+  const Instant begin = core_.world.clock.Now();
+  auto compute = ComputeLayers(chains, sequence, first_token, deadline, std::move(abandon), {});
+  const Status status = co_await std::move(compute);
+  turnstile_.Leave();
+  cached_tokens_.Add(first_token);
+  if (status) {
+    computed_tokens_.Add(chains.size() - first_token);
+    compute_us_.Record(Microseconds(core_.world.clock.Now() - begin));
+  }
+  co_return status;
+}
+
+// The rows of tokens from first_token on, a few layers at a time, as fast as the model is said to
+// be. Each time `ready`, if there is one, is told which layers; its error ends the computing.
+Task<Status> PrefillService::ComputeLayers(const std::vector<Chain>& chains,
+                                           const KvSequence& sequence, std::size_t first_token,
+                                           Instant deadline, AbandonPtr abandon,
+                                           LayersReady ready) {
+  const ScaledShape& shape = core_.shape();
   const std::size_t missing = chains.size() - first_token;
   const Instant begin = core_.world.clock.Now();
   const double rate = core_.limits.prefill_tokens_per_second;
   const Duration model_time(
       rate > 0 ? static_cast<std::int64_t>(1e9 * static_cast<double>(missing) / rate) : 0);
   const std::uint32_t step = LayersPerStep(chains.size());
-  Status status;
-  for (std::uint32_t layer = 0; layer < shape.layers && missing > 0; layer += step) {
+  for (std::uint32_t layer = 0; layer < shape.layers; layer += step) {
     const std::uint32_t end = std::min(shape.layers, layer + step);
     if (abandon->is_set() || core_.closing)
-      status = Fail(core_.GivenUp(deadline, fmt::format("at layer {}", layer)));
-    if (status && core_.world.clock.Now() >= deadline)
-      status = Fail(ErrorId::kDeadline, fmt::format("prefill at layer {}", layer));
-    if (!status) break;
-    std::function<void()> work = [&, layer, end] {
-      for (std::uint32_t l = layer; l < end; ++l)
-        FillPages(core_, l, chains, sequence.pages(), first_token, chains.size());
-    };
-    co_await core_.prefill_compute.Run(std::move(work));
-    const Instant paced = After(begin, model_time * end / shape.layers);
-    co_await core_.Pause(std::min(paced, deadline), *abandon);
+      co_return Fail(core_.GivenUp(deadline, fmt::format("at layer {}", layer)));
+    if (core_.world.clock.Now() >= deadline)
+      co_return Fail(ErrorId::kDeadline, fmt::format("prefill at layer {}", layer));
+    if (missing > 0) {
+      std::function<void()> fill = [&, layer, end] {
+        for (std::uint32_t l = layer; l < end; ++l)
+          FillPages(core_, l, chains, sequence.pages(), first_token, chains.size());
+      };
+      co_await core_.prefill_compute.Run(std::move(fill));
+      const Instant paced = After(begin, model_time * end / shape.layers);
+      co_await core_.Pause(std::min(paced, deadline), *abandon);
+    }
+    if (!ready) continue;
+    const Status handed = ready(layer, end);
+    if (!handed) co_return handed;
   }
-  turnstile_.Leave();
-  cached_tokens_.Add(first_token);
-  if (status) {
-    computed_tokens_.Add(missing);
-    compute_us_.Record(Microseconds(core_.world.clock.Now() - begin));
-  }
-  co_return status;
+  co_return Status{};
 }
 
 }  // namespace mooncake

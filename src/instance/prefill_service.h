@@ -51,10 +51,14 @@ class PrefillService {
   [[nodiscard]] std::uint64_t cached_tokens() const noexcept { return cached_tokens_.value(); }
 
  private:
+  struct Work;
   Task<Result<Reply>> Serve(RpcCall& call, Frame request);
   Result<Reply> Probe(const Frame& request);
-  Task<Result<PrefillOutcome>> PrefillInTurn(std::vector<Token> prompt, PrefillTarget target,
-                                             Instant deadline, AbandonPtr abandon);
+  Task<void> Compute(Work& work);
+  using LayersReady = std::function<Status(std::uint32_t first, std::uint32_t end)>;
+  Task<Status> ComputeLayers(const std::vector<Chain>& chains, const KvSequence& sequence,
+                             std::size_t first_token, Instant deadline, AbandonPtr abandon,
+                             LayersReady ready);
   [[nodiscard]] std::vector<Copy> CopiesOf(std::uint32_t first_layer, std::uint32_t last_layer,
                                            std::size_t tokens, const KvSequence& sequence,
                                            const PrefillTarget& target) const;

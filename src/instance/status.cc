@@ -15,6 +15,7 @@ json::array PathsJson(const Engine& engine) {
                      {"transport", row.transport},
                      {"usable", row.usable},
                      {"reason", row.reason},
+                     {"detail", row.detail},
                      {"bytes", row.bytes},
                      {"transfers", row.transfers},
                      {"failures", row.failures},

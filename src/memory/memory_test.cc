@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 
+#include <atomic>
 #include <cstring>
 #include <thread>
 
@@ -79,6 +80,57 @@ TEST_F(Regions, UnregisteringTellsWhenNobodyCopiesAnyMore) {
   EXPECT_NE(again->key, info->key);
   ASSERT_TRUE(Succeeds(table_.Unregister(again->id, [&unused] { ++unused; })));
   EXPECT_EQ(unused, 2);
+}
+
+TEST_F(Regions, OneThatWasFoundLastIsForgottenWhenItIsUnregistered) {
+  const auto info = table_.Register(memory_.data(), 100, {});
+  ASSERT_TRUE(Succeeds(info));
+  std::optional<PinnedRange> pin = *table_.PinLocal(memory_.data() + 10, 10);
+  int unused = 0;
+  ASSERT_TRUE(Succeeds(table_.Unregister(info->id, [&unused] { ++unused; })));
+  EXPECT_EQ(unused, 0);
+  EXPECT_TRUE(FailsWith(table_.PinLocal(memory_.data() + 10, 10), ErrorId::kNotRegistered));
+  pin.reset();
+  EXPECT_EQ(unused, 1);
+  const auto shorter = table_.Register(memory_.data(), 50, {});
+  ASSERT_TRUE(Succeeds(shorter));
+  EXPECT_EQ(table_.PinLocal(memory_.data() + 10, 10)->bytes().size(), 50U);
+  EXPECT_TRUE(FailsWith(table_.PinLocal(memory_.data() + 10, 90), ErrorId::kNotRegistered));
+  ASSERT_TRUE(Succeeds(table_.Unregister(shorter->id, [&unused] { ++unused; })));
+  EXPECT_EQ(unused, 2);
+}
+
+// Memory is given back when nobody holds it, whoever looks it up meanwhile.
+TEST_F(Regions, ArePinnedByManyThreadsWhileTheyComeAndGo) {
+  constexpr int kTimes = 2000;
+  std::atomic<int> registered = 0;  // which registration the memory belongs to; 0: to its owner
+  std::atomic<bool> stopped = false;
+  std::atomic<int> wrong = 0;
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 3; ++i) {
+    threads.emplace_back([&] {
+      while (!stopped) {
+        const Result<PinnedRange> pin = table_.PinLocal(memory_.data() + 10, 10);
+        if (!pin) continue;
+        const int now = registered;
+        if (now == 0 || registered != now) ++wrong;
+      }
+    });
+  }
+  for (int i = 1; i <= kTimes; ++i) {
+    registered = i;
+    const auto info = table_.Register(memory_.data(), 100, {});
+    ASSERT_TRUE(Succeeds(info));
+    std::atomic<bool> unused = false;
+    ASSERT_TRUE(Succeeds(table_.Unregister(info->id, [&registered, &unused] {
+      registered = 0;
+      unused = true;
+    })));
+    while (!unused) std::this_thread::yield();
+  }
+  stopped = true;
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(wrong, 0);
 }
 
 TEST_F(Regions, ListPagesThroughListedRegionsOnly) {

@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 
 #include <mutex>
+#include <utility>
+
+#include "base/spin.h"
 
 namespace mooncake {
 namespace {
@@ -11,6 +14,11 @@ std::uint64_t AddressOf(const void* pointer) { return reinterpret_cast<std::uint
 
 MutableBytes BytesOf(const RegionInfo& info) {
   return {reinterpret_cast<std::byte*>(info.base), info.length_bytes};
+}
+
+bool Holds(const RegionInfo& info, std::uint64_t begin, std::uint64_t length_bytes) {
+  const std::uint64_t offset = begin - info.base;
+  return offset <= info.length_bytes && length_bytes <= info.length_bytes - offset;
 }
 
 tl::unexpected<Error> NotRegistered(const void* address, std::uint64_t length_bytes) {
@@ -60,6 +68,7 @@ Result<RegionInfo> RegionTable::Insert(std::uint64_t base, std::uint64_t length_
   region->info.id = RegionId{next_id_++};
   by_base_.emplace(base, region);
   by_id_.emplace(region->info.id, region);
+  if (IsOnGpu(region->info)) gpu_regions_.fetch_add(1, std::memory_order_acq_rel);
   if (options.listed) version_.fetch_add(1, std::memory_order_acq_rel);
   return region->info;
 }
@@ -68,14 +77,17 @@ Status RegionTable::Unregister(RegionId id, std::function<void()> unused) {
   // Whoever resolved the region before it left the table holds a reference; ours goes here, after
   // the lock.
   RegionPtr region;
+  RegionPtr remembered;
   const std::unique_lock lock(mutex_);
   const auto found = by_id_.find(id);
   if (found == by_id_.end())
     return Fail(ErrorId::kRegionUnknown, fmt::format("region {}", static_cast<std::uint64_t>(id)));
   region = found->second;
+  remembered = last_.Forget(region);
   region->unused = std::move(unused);
   by_base_.erase(region->info.base);
   by_id_.erase(found);
+  if (IsOnGpu(region->info)) gpu_regions_.fetch_sub(1, std::memory_order_acq_rel);
   if (region->listed) version_.fetch_add(1, std::memory_order_acq_rel);
   return {};
 }
@@ -99,12 +111,17 @@ Result<RegionTable::RegionPtr> RegionTable::Find(RegionId id, RegionKey key) con
   return found->second;
 }
 
-Result<PinnedRange> RegionTable::Pin(RegionId id, RegionKey key, Access wanted) const {
+Result<PinnedRange> RegionTable::Pin(RegionId id, RegionKey key, Access wanted, Reach reach) const {
   MC_TRY(RegionPtr region, Find(id, key));
   const RegionInfo& info = region->info;
   if (!Allows(info.access, wanted)) {
     return Fail(ErrorId::kBadRegionKey, fmt::format("region {} does not allow this access",
                                                     static_cast<std::uint64_t>(id)));
+  }
+  if (reach == Reach::kHost && IsOnGpu(info)) {
+    return Fail(ErrorId::kMemoryKind,
+                fmt::format("region {} is memory of {}, which this transport does not reach",
+                            static_cast<std::uint64_t>(id), info.location));
   }
   const MutableBytes whole = BytesOf(info);
   return PinnedRange(std::move(region), whole);
@@ -138,10 +155,30 @@ const RegionTable::RegionPtr* RegionTable::Around(std::uint64_t begin,
   const auto next = by_base_.upper_bound(begin);
   if (next == by_base_.begin()) return nullptr;
   const RegionPtr& region = std::prev(next)->second;
-  const std::uint64_t offset = begin - region->info.base;
-  const bool holds =
-      offset <= region->info.length_bytes && length_bytes <= region->info.length_bytes - offset;
-  return holds ? &region : nullptr;
+  return Holds(region->info, begin, length_bytes) ? &region : nullptr;
+}
+
+RegionTable::RegionPtr RegionTable::Remembered::Get(std::uint64_t begin,
+                                                    std::uint64_t length_bytes) noexcept {
+  RegionPtr region;
+  if (taken_.test_and_set(std::memory_order_acquire)) return region;
+  if (region_ && Holds(region_->info, begin, length_bytes)) region = region_;
+  taken_.clear(std::memory_order_release);
+  return region;
+}
+
+void RegionTable::Remembered::Set(const RegionPtr& region) noexcept {
+  if (taken_.test_and_set(std::memory_order_acquire)) return;
+  const RegionPtr before = std::exchange(region_, region);
+  taken_.clear(std::memory_order_release);
+}
+
+RegionTable::RegionPtr RegionTable::Remembered::Forget(const RegionPtr& region) noexcept {
+  while (taken_.test_and_set(std::memory_order_acquire)) YieldProcessor();
+  RegionPtr remembered;
+  if (region_ == region) remembered = std::move(region_);
+  taken_.clear(std::memory_order_release);
+  return remembered;
 }
 
 Result<RegionInfo> RegionTable::FindLocal(const void* address, std::uint64_t length_bytes) const {
@@ -160,10 +197,15 @@ Result<MutableBytes> RegionTable::FindLocalBytes(const void* address,
 }
 
 Result<PinnedRange> RegionTable::PinLocal(const void* address, std::uint64_t length_bytes) const {
+  if (RegionPtr region = last_.Get(AddressOf(address), length_bytes)) {
+    const MutableBytes bytes = BytesOf(region->info);
+    return PinnedRange(std::move(region), bytes);
+  }
   const std::shared_lock lock(mutex_);
-  if (const RegionPtr* const region = Around(AddressOf(address), length_bytes))
-    return PinnedRange(*region, BytesOf((*region)->info));
-  return NotRegistered(address, length_bytes);
+  const RegionPtr* const region = Around(AddressOf(address), length_bytes);
+  if (region == nullptr) return NotRegistered(address, length_bytes);
+  last_.Set(*region);
+  return PinnedRange(*region, BytesOf((*region)->info));
 }
 
 std::vector<RegionInfo> RegionTable::List(RegionId after, std::size_t count_max) const {

@@ -36,6 +36,25 @@ struct RegionInfo {
   bool mappable = false;  ///< Backed by a memfd that peers of the same host may map.
 };
 
+[[nodiscard]] inline bool IsGpuLocation(std::string_view location) noexcept {
+  return location.starts_with("cuda:");
+}
+/// Whether the region is memory of a GPU, which the processor must not touch.
+[[nodiscard]] inline bool IsOnGpu(const RegionInfo& region) noexcept {
+  return IsGpuLocation(region.location);
+}
+
+/// What its caller reads and writes memory with.
+enum class Reach : std::uint8_t {
+  kHost,  ///< The processor.
+  kAny,   ///< Whatever the memory asks for.
+};
+
+/// Whether `place` lies in the memory that `region`, one of this process, describes.
+[[nodiscard]] inline bool Contains(const RegionInfo& region, const void* place) noexcept {
+  return reinterpret_cast<std::uint64_t>(place) - region.base < region.length_bytes;
+}
+
 struct RegisterOptions {
   std::string location = "*";  ///< "cpu:0", "cuda:3", "*" to have it found out.
   Access access = Access::kReadWrite;
@@ -65,6 +84,8 @@ class PinnedRange {
   PinnedRange(std::shared_ptr<const internal::Region> region, MutableBytes bytes)
       : region_(std::move(region)), bytes_(bytes) {}
   [[nodiscard]] MutableBytes bytes() const noexcept { return bytes_; }
+  /// Whether bytes() are addresses that only a GPU may use.
+  [[nodiscard]] bool on_gpu() const noexcept { return region_ && IsOnGpu(region_->info); }
   /// A part of this range, which the caller has checked to lie inside it.
   [[nodiscard]] PinnedRange Narrow(std::uint64_t offset, std::uint64_t length_bytes) && {
     return {std::move(region_), bytes_.subspan(offset, length_bytes)};
@@ -94,11 +115,13 @@ class RegionTable {
   [[nodiscard]] Result<RegionInfo> FindBase(const void* base) const;
 
   /// For whoever serves a peer: checks key, bounds and access, and pins. Errors: kRegionUnknown,
-  /// kBadRegionKey, kOutOfRegion.
+  /// kBadRegionKey, kOutOfRegion, kMemoryKind (it is a GPU's).
   [[nodiscard]] Result<PinnedRange> Resolve(RegionId id, RegionKey key, std::uint64_t offset,
                                             std::uint64_t length_bytes, Access wanted) const;
-  /// All of a region, pinned once for many ranges. Errors: kRegionUnknown, kBadRegionKey.
-  [[nodiscard]] Result<PinnedRange> Pin(RegionId id, RegionKey key, Access wanted) const;
+  /// All of a region, pinned once for many ranges. Errors: kRegionUnknown, kBadRegionKey,
+  /// kMemoryKind: `reach` does not reach it.
+  [[nodiscard]] Result<PinnedRange> Pin(RegionId id, RegionKey key, Access wanted,
+                                        Reach reach = Reach::kHost) const;
   /// A descriptor of the memfd behind a mappable region, and the region's length, for a peer that
   /// shows its key. Errors as Resolve, and kMapFailed when it has none.
   [[nodiscard]] Result<std::pair<UniqueFd, std::uint64_t>> ResolveSegment(RegionId id,
@@ -120,6 +143,10 @@ class RegionTable {
     return version_.load(std::memory_order_acquire);
   }
   [[nodiscard]] std::size_t size() const;
+  /// Whether any region is a GPU's. A load.
+  [[nodiscard]] bool has_gpu_regions() const noexcept {
+    return gpu_regions_.load(std::memory_order_acquire) > 0;
+  }
 
  private:
   using RegionPtr = std::shared_ptr<const internal::Region>;
@@ -129,12 +156,29 @@ class RegionTable {
   [[nodiscard]] const RegionPtr* Around(std::uint64_t begin,
                                         std::uint64_t length_bytes) const;  // under mutex_
 
+  // The region that was found last, so that most look-ups of the next one cost a copy. Whoever
+  // finds another one at it does without.
+  class Remembered {
+   public:
+    /// Null: it is another one, or somebody else is at it.
+    [[nodiscard]] RegionPtr Get(std::uint64_t begin, std::uint64_t length_bytes) noexcept;
+    void Set(const RegionPtr& region) noexcept;
+    /// What was remembered, if it is `region`.
+    [[nodiscard]] RegionPtr Forget(const RegionPtr& region) noexcept;
+
+   private:
+    std::atomic_flag taken_;
+    RegionPtr region_;  // guarded by taken_
+  };
+
   Random& random_;
   mutable std::shared_mutex mutex_;             // held for a look-up, never during a copy
   std::map<std::uint64_t, RegionPtr> by_base_;  // guarded by mutex_
   std::map<RegionId, RegionPtr> by_id_;         // guarded by mutex_
   std::uint64_t next_id_ = 1;                   // guarded by mutex_
+  mutable Remembered last_;                     // set under mutex_
   std::atomic<std::uint64_t> version_{1};
+  std::atomic<std::size_t> gpu_regions_ = 0;  // written under mutex_
 };
 
 }  // namespace mooncake

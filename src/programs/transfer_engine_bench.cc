@@ -25,10 +25,11 @@ DEFINE_string(metadata_server, "P2PHANDSHAKE",
 DEFINE_string(local_server_name, "", "The name of this side; empty: the host's");
 DEFINE_string(segment_id, "", "The target's name, as it has printed it (initiator)");
 DEFINE_string(operation, "read", "read or write (initiator)");
-DEFINE_string(protocol, "rdma", "Chooses nothing: the fastest transport that works is used");
-DEFINE_string(device_name, "", "Chooses nothing: see --protocol");
-DEFINE_string(nic_priority_matrix, "", "Chooses nothing: see --protocol");
-DEFINE_bool(auto_discovery, false, "Chooses nothing: see --protocol");
+DEFINE_string(protocol, "rdma",
+              "tcp leaves RDMA out; else the fastest transport that works is used");
+DEFINE_string(device_name, "", "RDMA devices: names, patterns (mlx5_*), exclusions (^mlx5_2)");
+DEFINE_string(nic_priority_matrix, "", "Chooses nothing: the nearest devices come first");
+DEFINE_bool(auto_discovery, false, "Chooses nothing: see --device_name");
 DEFINE_bool(use_vram, false, "Not in this version: memory is the host's");
 DEFINE_int32(gpu_id, 0, "See --use_vram");
 DEFINE_bool(init_mem, true, "Write the memory once before it is measured");

@@ -8,7 +8,7 @@ DEFINE_string(device_name, "", "Only these devices, separated by commas; empty: 
 
 int main(int argc, char** argv) {
   gflags::SetUsageMessage(
-      "prints, for each NUMA node, the RDMA devices of that node and the others, as JSON\n"
+      "prints, for each NUMA node and GPU, the RDMA devices near it and the others, as JSON\n"
       "Example: transfer_engine_topology_dump --device_name=mlx5_0,mlx5_1");
   gflags::SetVersionString(MOONCAKE_VERSION);
   gflags::ParseCommandLineFlags(&argc, &argv, true);

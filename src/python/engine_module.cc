@@ -277,8 +277,8 @@ PYBIND11_MODULE(engine, m) {
             return drop_in::LocalTopology(devices.value_or(""));
           },
           py::arg("device_name") = py::none(),
-          "JSON: for each NUMA node of this host, its RDMA devices and the others. `device_name`, "
-          "names with commas, leaves only those.")
+          "JSON: for each NUMA node and GPU of this host, the RDMA devices near it and the others. "
+          "`device_name`, names with commas, leaves only those.")
       .def("get_notifies", &Engine::GetNotifies,
            "What peers have sent since the last call: TransferNotify objects, each once.")
       .def("get_first_buffer_address", &Engine::GetFirstBufferAddress, py::arg("segment_name"),

@@ -146,6 +146,9 @@ class SimNetworkView final : public Network {
     addresses.push_back(IpAddress::LoopbackV4());
     return addresses;
   }
+  Result<IpAddress> SourceAddressTo(const IpAddress&, const std::string&) override {
+    return process_.host().addresses().front();
+  }
   const HostIdentity& host() const override { return host_; }
 
  private:

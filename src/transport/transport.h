@@ -4,11 +4,13 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/ids.h"
 #include "base/result.h"
@@ -39,6 +41,8 @@ class PeerRegions {
   virtual ~PeerRegions() = default;
   /// Null if unknown. The pointer stays valid as long as this object.
   [[nodiscard]] virtual const RegionInfo* Find(RegionId id) const = 0;
+  /// Whether any region that was ever told of is a GPU's. A load.
+  [[nodiscard]] virtual bool has_gpu_regions() const noexcept = 0;
 };
 
 /// A group of slices of one direction on its way. Owned by whoever runs it until the end.
@@ -49,10 +53,18 @@ struct Transfer {
   std::uint32_t region_count =
       1;  ///< Runs of slices of the same region: 1 means that all are of one.
   const RegionInfo* region =
-      nullptr;  ///< That one, where it has been looked up already (PeerRegions::Find()).
+      nullptr;          ///< That one, where it has been looked up already (PeerRegions::Find()).
+  bool on_gpu = false;  ///< Some of its memory, here or there, is a GPU's: the processor stays off.
   Instant deadline = kNever;
   const std::atomic<bool>* cancelled =
       nullptr;  ///< Looked at between pieces of at most 2 MiB. May be null.
+};
+
+/// What a transfer touches: each region once.
+struct TransferNeeds {
+  Direction direction = Direction::kWrite;
+  std::vector<RegionId> local;   ///< Of this process.
+  std::vector<RegionId> remote;  ///< Of the peer.
 };
 
 /// The peer as a transport sees it when it opens a path.
@@ -76,13 +88,13 @@ class Path {
   virtual ~Path() = default;
 
   /// What the transfer is expected to take, or nothing if this path cannot carry it (a region that
-  /// is not mappable, say). Cheap: asked for every batch.
+  /// is not mappable, or a GPU's where the processor copies). Cheap: asked for every batch.
   [[nodiscard]] virtual std::optional<Duration> Estimate(const Transfer& transfer) const = 0;
   /// Whether Run() would find everything in place; false: co_await Prepare() first. Any thread.
   [[nodiscard]] virtual bool IsPrepared(const Transfer& transfer) const = 0;
   /// Fetches what Run() needs for these regions (maps them, say). On the control loop.
-  [[nodiscard]] virtual Task<Status> Prepare(std::vector<RegionId> regions, Direction direction,
-                                             Instant deadline) = 0;
+  /// kPathUnusable where Estimate() says from now on that the path cannot carry them.
+  [[nodiscard]] virtual Task<Status> Prepare(TransferNeeds needs, Instant deadline) = 0;
 
   /// Whether Run() is the only way, which does the work on the calling thread. Otherwise there is
   /// Start().
@@ -94,6 +106,12 @@ class Path {
   /// outcome of each slice is unknown), kDeadline, kCancelled, kBadRegionKey, kOutOfRegion,
   /// kRegionUnknown.
   [[nodiscard]] virtual Status Run(const Transfer& transfer) = 0;
+  /// Run(), if that is a good way now (MayRun()) and IsPrepared(); else nullopt, and nothing was
+  /// done.
+  [[nodiscard]] virtual std::optional<Status> TryRun(const Transfer& transfer) {
+    if (!MayRun(transfer) || !IsPrepared(transfer)) return std::nullopt;
+    return Run(transfer);
+  }
   /// Begins to move all slices; `transfer` and its slices stay until `done` is called, once, on the
   /// data loop. Errors as Run(). Called on the data loop.
   virtual void Start(const Transfer& transfer, std::function<void(Status)> done) = 0;
@@ -101,9 +119,21 @@ class Path {
   /// move. On the data loop.
   virtual void EndCancelled() {}
 
+  /// Gives the peer a short message, which its Transport::OnMessage() takes. False: it is too long
+  /// for this path, or there is no room now; `answered` is not called. Else that is called once, on
+  /// any thread, and must not call back: whether the peer has taken it, or false where nobody
+  /// knows. Any thread.
+  [[nodiscard]] virtual bool Send(std::string_view /*message*/,
+                                  std::function<void(bool taken)> /*answered*/) {
+    return false;
+  }
+
   /// The peer has unregistered the region: when this returns, no copy touches it any more. Any
   /// thread but the loops'.
   virtual void Forget(RegionId region) = 0;
+  /// What it consists of and what is missing, for a person ("rail mlx5_0; without mlx5_1: the port
+  /// is down"). Empty: nothing but itself. Any thread.
+  [[nodiscard]] virtual std::string Describe() const { return {}; }
   /// Ends everything in flight with kPathFailed. Idempotent; any thread.
   virtual void Close() noexcept = 0;
 };
@@ -130,6 +160,18 @@ class Transport {
   /// it sent over the old one lands any more. On the data loop. Asked for only where bytes land
   /// late.
   virtual void EndTransfersOf(const InstanceId& peer) = 0;
+  /// A region of this process that peers and batches may use from now on. Its memory stays until
+  /// Withdraw() has returned, or Close(). Any thread.
+  virtual void Offer(const RegionInfo&) {}
+  /// The region has left the table and nobody copies for it any more: when this returns, no device
+  /// reads or writes its memory either. On the control loop.
+  [[nodiscard]] virtual Task<void> Withdraw(RegionId) { co_return; }
+  /// What is called, on the control loop, when paths that could not be opened may have become
+  /// possible: to this peer, or to all. Before the first Open().
+  virtual void OnChance(std::function<void(std::optional<InstanceId>)>) {}
+  /// What is called with each message that a peer sends (Path::Send()), on the data loop; tells
+  /// whether it is taken. A message may come again. Before the first Serve().
+  virtual void OnMessage(std::function<bool(const InstanceId& from, const std::string&)>) {}
   /// Stops serving and ends all paths. Afterwards no thread of this transport touches registered
   /// memory.
   virtual void Close() noexcept = 0;

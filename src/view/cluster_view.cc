@@ -65,6 +65,7 @@ PathView ReadPath(const json::object& object) {
           .transport = TextAt(object, "transport"),
           .usable = FlagAt(object, "usable"),
           .reason = TextAt(object, "reason"),
+          .detail = TextAt(object, "detail"),
           .bytes = CountAt(object, "bytes"),
           .transfers = CountAt(object, "transfers"),
           .failures = CountAt(object, "failures"),

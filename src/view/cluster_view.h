@@ -20,6 +20,7 @@ struct PathView {
   std::string transport;
   bool usable = false;
   std::string reason;  ///< Why it is not usable; empty where it has not been tried yet.
+  std::string detail;  ///< What it consists of: the rails of RDMA, and why there are not more.
   std::uint64_t bytes = 0;
   std::uint64_t transfers = 0;
   std::uint64_t failures = 0;

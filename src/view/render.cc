@@ -301,6 +301,7 @@ std::string StandingOf(const PathView& path, const InstanceView& sender) {
   } else {
     standing = path.reason.empty() ? "not tried yet" : "not usable: " + path.reason;
   }
+  if (path.usable && !path.detail.empty()) standing += "; " + path.detail;
   return path.suspected ? standing + "; the peer is silent" : standing;
 }
 

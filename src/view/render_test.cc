@@ -75,6 +75,13 @@ TEST(RenderCluster, SaysOfEachPathWhyItIsOrIsNotUsed) {
   EXPECT_THAT(LineWith(text, "  tcp"), HasSubstr("not tried yet"));
 }
 
+TEST(RenderCluster, SaysWhatAPathConsistsOf) {
+  InstanceView prefill = Prefill();
+  prefill.paths[0].detail = "rail mlx5_0; without mlx5_1: down";
+  EXPECT_THAT(Show({.instances = {prefill}}),
+              HasSubstr("in use; rail mlx5_0; without mlx5_1: down"));
+}
+
 TEST(RenderCluster, NoLineIsWiderThanTheView) {
   InstanceView prefill = Prefill();
   prefill.label = std::string(60, 'l');

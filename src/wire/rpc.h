@@ -25,6 +25,12 @@ enum class Method : std::uint16_t {
   kForgetRegions = 2,
   kNotify = 3,
   kEndTransfers = 4,
+  kRdmaConnect = 8,
+  kRdmaDisconnect = 9,
+  kRdmaKeys = 10,
+  kRdmaDevice = 11,
+  kRdmaPark = 12,
+  kCudaExport = 13,  ///< On connections of the purpose "cuda".
   kRegister = 16,
   kWithdraw = 17,
   kListRecords = 18,

@@ -43,6 +43,55 @@ TEST(WireGolden, Hello) {
             "03727063");
 }
 
+TEST(WireGolden, CudaExport) {
+  pb::CudaExportRequest request;
+  request.add_regions()->set_id(1);
+  request.mutable_regions(0)->set_key(7);
+  EXPECT_EQ(Hex(AsBytes(request.SerializeAsString())), "0a0b0801110700000000000000");
+  pb::CudaPiece piece;
+  piece.set_handle("h");
+  piece.set_offset(2);
+  piece.set_length_bytes(300);
+  pb::CudaExportReply reply;
+  reply.add_regions()->set_id(1);
+  *reply.mutable_regions(0)->add_pieces() = piece;
+  reply.set_nonce("n");
+  *reply.add_proof() = piece;
+  EXPECT_EQ(Hex(AsBytes(reply.SerializeAsString())),
+            "0a0c080112080a0168100218ac02"
+            "12016e"
+            "1a080a0168100218ac02");
+}
+
+TEST(WireGolden, RdmaConnectRequest) {
+  pb::RdmaConnectRequest request;
+  request.set_rail(3);
+  request.set_device("mlx5_0");
+  request.mutable_caller()->set_queue_pair(0x123456);
+  request.mutable_caller()->set_packet(0xABCDEF);
+  request.mutable_caller()->set_mtu_bytes(4096);
+  request.mutable_caller()->set_reads(16);
+  request.mutable_caller()->set_lid(7);
+  request.mutable_caller_address()->set_gid(std::string(16, 'g'));
+  request.mutable_caller_address()->set_kind(3);
+  EXPECT_EQ(Hex(AsBytes(request.SerializeAsString())),
+            "080312066d6c78355f301a1008d6e84810ef9baf0518802020102807"
+            "22140a10676767676767676767676767676767671003");
+}
+
+TEST(WireGolden, RdmaKeysReply) {
+  pb::RdmaKeysReply reply;
+  pb::RdmaKeysReply::Region& region = *reply.add_regions();
+  region.set_id(5);
+  region.set_base(0x7F0000000000);
+  region.set_chunk_bytes(1 << 30);
+  pb::RdmaKeysReply::Keys& keys = *region.add_devices();
+  keys.set_device("mlx5_0");
+  keys.add_keys(0x11223344);
+  EXPECT_EQ(Hex(AsBytes(reply.SerializeAsString())),
+            "0a2108051100000000007f0000188080808004220e0a066d6c78355f30120444332211");
+}
+
 TEST(Frame, DecodeRefusesWhatIsNotAHeader) {
   FrameHeaderBytes good = Encode({FrameKind::kPing, 0, 0, 7, 0, 0, 0});
   EXPECT_EQ(DecodeFrameHeader(good)->id, 7U);

@@ -9,7 +9,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "integration"))
-from support import PROGRAM, Namespace, wait_until  # noqa: E402
+from support import PROGRAM, Namespace, hold, wait_until  # noqa: E402
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 DRIVER = os.path.join(os.path.dirname(os.path.dirname(PROGRAM)), "tests", "fault_driver")
@@ -43,12 +43,7 @@ class Lines:
 
     def stop(self):
         """All threads stand still when this returns."""
-        self.process.send_signal(signal.SIGSTOP)
-        wait_until(lambda: all(self._state(thread) == "T" for thread in os.listdir(f"/proc/{self.pid}/task")), 5, "it stops")
-
-    def _state(self, thread):
-        with open(f"/proc/{self.pid}/task/{thread}/stat", encoding="utf-8") as file:
-            return file.read().rsplit(")", 1)[1].split()[0]
+        hold(self.process)
 
     def go_on(self):
         self.process.send_signal(signal.SIGCONT)

@@ -4,6 +4,8 @@
 //
 //   fault_driver ADDRESS TRANSPORT[,TRANSPORT...] [FRAME_TIMEOUT_MS]
 //
+// rdma@NAME+NAME is RDMA with these devices only.
+//
 // Its first line is {"address": where peers connect}. The commands:
 // - register NAME BYTES user|mapped: memory of its own, or such as peers of this host may map;
 //   answers its region
@@ -21,6 +23,9 @@
 // - crowd NUMBER: so many more engines in this process; answers their addresses
 // - storm ADDRESS MS: all of those connect there at once
 // - meet MS ADDRESS...: this engine connects to all of these at once
+// - disperse: all of the crowd end
+// - churn NUMBER ADDRESS MS: so many engines, one after the other, connect there and end
+// - paths: answers which transports can be used, and why the others cannot
 // - trim: gives freed memory back to the kernel
 //
 // RANGES are COUNT BYTES STRIDE: COUNT ranges of BYTES, each at the next multiple of STRIDE that
@@ -37,6 +42,8 @@
 #include "base/real_world.h"
 #include "bench/bench_node.h"
 #include "transport/cma/cma_transport.h"
+#include "transport/rdma/rdma_transport.h"
+#include "transport/rdma/real_verbs.h"
 #include "transport/shm/shm_transport.h"
 #include "transport/tcp/tcp_transport.h"
 
@@ -125,12 +132,13 @@ Found Check(const Memory& memory, std::uint64_t old_seed, std::uint64_t new_seed
 class Driver {
  public:
   Driver(World& world, IpAddress address, std::vector<std::string> transports,
-         const TcpOptions& tcp)
+         std::vector<std::string> devices, const TcpOptions& tcp)
       : world_(world),
         address_(address),
         transports_(std::move(transports)),
-        add_transports_([tcp](World& w, Metrics& metrics, Engine& engine, const CopyEngine& copy) {
-          AddTransports(w, metrics, engine, copy, tcp);
+        add_transports_([tcp, devices = std::move(devices)](
+                            World& w, Metrics& metrics, Engine& engine, const CopyEngine& copy) {
+          AddTransports(w, metrics, engine, copy, devices, tcp);
         }),
         node_(world, "driver", transports_, add_transports_, CopyEngine::Plain()) {}
 
@@ -152,6 +160,9 @@ class Driver {
     if (command == "crowd") return Crowd(words);
     if (command == "storm") return Storm(words);
     if (command == "meet") return Meet(words);
+    if (command == "disperse") return Disperse();
+    if (command == "churn") return Churn(words);
+    if (command == "paths") return Paths();
     if (command == "trim") return {{"ok", ::malloc_trim(0) >= 0}};
     return {{"ok", false}, {"text", "there is no command " + command}};
   }
@@ -164,13 +175,21 @@ class Driver {
   };
 
   static void AddTransports(World& world, Metrics& metrics, Engine& engine, const CopyEngine& copy,
-                            const TcpOptions& tcp) {
+                            const std::vector<std::string>& devices, const TcpOptions& tcp) {
+    const auto introduce = [&engine] { return engine.Introduce(); };
     auto mapped = MakeShmTransports(world, engine.identity().id, engine.regions(), copy);
     MC_ASSERT(mapped);
     for (auto& one : *mapped) engine.AddTransport(std::move(one));
     engine.AddTransport(MakeCmaTransport(world, engine.identity().id));
-    engine.AddTransport(MakeTcpTransport(
-        world, metrics, engine.regions(), copy, [&engine] { return engine.Introduce(); }, tcp));
+    if (!devices.empty()) {
+      Result<std::shared_ptr<rdma::Verbs>> verbs = rdma::OpenRealVerbs();
+      MC_ASSERT(verbs);
+      auto rdma = MakeRdmaTransport(world, metrics, *verbs, devices, engine.regions(),
+                                    engine.gpus(), introduce, {});
+      MC_ASSERT(rdma);
+      engine.AddTransport(std::move(*rdma));
+    }
+    engine.AddTransport(MakeTcpTransport(world, metrics, engine.regions(), copy, introduce, tcp));
   }
 
   object Register(std::istringstream& words) {
@@ -268,6 +287,35 @@ class Driver {
     std::vector<std::pair<Engine*, std::string>> calls;
     for (std::string address; words >> address;) calls.emplace_back(&node_.engine(), address);
     return ConnectAll(calls, deadline);
+  }
+
+  object Disperse() {
+    crowd_.clear();
+    return {{"ok", true}};
+  }
+
+  object Churn(std::istringstream& words) {
+    const std::uint64_t count = ReadNumber(words);
+    std::string address;
+    words >> address;
+    const auto patience = std::chrono::milliseconds(ReadNumber(words));
+    for (std::uint64_t i = 0; i < count; ++i) {
+      BenchNode node(world_, "one of many", transports_, add_transports_, CopyEngine::Plain());
+      const Result<PeerPtr> peer =
+          node.engine().ConnectNow(address, After(world_.clock.Now(), patience));
+      if (!peer) return Describe(peer.error());
+      for (const PathRow& path : node.engine().Paths()) {
+        if (!path.usable) return {{"ok", false}, {"text", path.reason}, {"after", i}};
+      }
+    }
+    return {{"ok", true}};
+  }
+
+  object Paths() {
+    object transports;
+    for (const PathRow& path : node_.engine().Paths())
+      transports[path.transport] = path.usable ? "usable" : path.reason;
+    return {{"ok", true}, {"transports", std::move(transports)}};
   }
 
   object ConnectAll(const std::vector<std::pair<Engine*, std::string>>& calls, Instant deadline) {
@@ -391,10 +439,10 @@ class Driver {
   std::map<std::uint64_t, Running> running_;
 };
 
-std::vector<std::string> Split(const std::string& text) {
+std::vector<std::string> Split(const std::string& text, char separator) {
   std::vector<std::string> parts;
   std::istringstream stream(text);
-  for (std::string part; std::getline(stream, part, ',');) parts.push_back(part);
+  for (std::string part; std::getline(stream, part, separator);) parts.push_back(part);
   return parts;
 }
 
@@ -409,7 +457,14 @@ int Main(const std::string& address, const std::string& transports, const TcpOpt
   {
     const Result<IpAddress> at = ParseIpAddress(address);
     if (!at) return 2;
-    Driver driver(real.world(), *at, Split(transports), tcp);
+    std::vector<std::string> names = Split(transports, ',');
+    std::vector<std::string> devices;
+    for (std::string& name : names) {
+      if (!name.starts_with("rdma@")) continue;
+      devices = Split(name.substr(name.find('@') + 1), '+');
+      name = "rdma";
+    }
+    Driver driver(real.world(), *at, std::move(names), std::move(devices), tcp);
     const Result<Endpoint> bound = driver.Listen();
     if (!bound) {
       fmt::print(stderr, "{}\n", bound.error().Text());

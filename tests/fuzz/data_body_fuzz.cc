@@ -1,7 +1,7 @@
 // Gather lists over TCP: what DecodeDataBody() takes names listed regions only, adds up, and
 // survives another round.
 #include "fuzzer.h"
-#include "transport/tcp/tcp_frames.h"
+#include "transport/data_frames.h"
 #include "wire/frame.h"
 
 MOONCAKE_FUZZER(data_body) {

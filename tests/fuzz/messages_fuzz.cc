@@ -21,7 +21,7 @@ MOONCAKE_FUZZER(messages) {
   using namespace mooncake;
   if (input.empty()) return;
   const std::string body(TextOf(input.subspan(1)));
-  switch (static_cast<unsigned>(input[0]) % 12) {
+  switch (static_cast<unsigned>(input[0]) % 14) {
     case 0:
       ParseOnly<pb::Hello>(body);
       break;
@@ -67,8 +67,14 @@ MOONCAKE_FUZZER(messages) {
     case 10:
       ParseOnly<pb::ListRecordsReply>(body);
       break;
-    default:
+    case 11:
       ParseOnly<pb::ProbeReply>(body);
+      break;
+    case 12:
+      ParseOnly<pb::CudaExportRequest>(body);
+      break;
+    default:
+      ParseOnly<pb::CudaExportReply>(body);
       break;
   }
 }

@@ -3,7 +3,7 @@
 
 #include "choices.h"
 #include "memory/copy.h"
-#include "transport/tcp/tcp_cutter.h"
+#include "transport/frame_cutter.h"
 #include "wire/frame.h"
 
 namespace mooncake {
@@ -29,6 +29,7 @@ class Regions final : public PeerRegions {
     }
     return nullptr;
   }
+  bool has_gpu_regions() const noexcept override { return false; }
 
  private:
   std::array<RegionInfo, kRegions> regions_;
@@ -139,7 +140,7 @@ MOONCAKE_FUZZER(slices) {
   transfer.direction = batch.direction;
   transfer.slices = batch.slices;
   transfer.total_bytes = batch.total_bytes;
-  TcpCursor cursor;
+  FrameCursor cursor;
   OutgoingFrame frame;
   std::uint64_t sent = 0;
   cursor.SkipEmpty(transfer);

@@ -1,10 +1,8 @@
 """The case that this project began with: a prefill and a decode instance on one node, one configuration file each."""
 
-import json
-import tempfile
 import unittest
 
-from support import Etcd, Instance, Namespace, listening_ports, run
+from support import Etcd, Instance, Namespace, listening_ports, replay
 
 HOST = "192.168.0.137"
 PREFILL = {"local_hostname": f"{HOST}:15624", "metadata_server": f"etcd://{HOST}:2379", "protocol": "tcp", "role": "prefill"}
@@ -25,22 +23,11 @@ class OriginalCase(unittest.TestCase):
         self.addCleanup(instance.close)
         return instance
 
-    def replay(self, urls, requests):
-        with tempfile.TemporaryDirectory() as folder:
-            trace, report = f"{folder}/trace.jsonl", f"{folder}/report.json"
-            made = run("trace", "generate", "--requests", str(requests), "--mean-input", "2048", "--mean-output", "32", "--out", trace)
-            self.assertEqual(made.returncode, 0, made.stderr)
-            done = run("replay", "--trace", trace, "--to", ",".join(urls), "--speed", "0", "--concurrency", "8", "--verify",
-                       "--json", report, seconds=120, namespace=self.host)
-            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-            with open(report, encoding="utf-8") as file:
-                return json.load(file)
-
     def test_both_files_start_listen_where_they_say_and_serve(self):
         prefill, decode = self.start(PREFILL), self.start(DECODE)
         self.assertEqual(listening_ports(prefill.pid), {(HOST, 15624)})
         self.assertEqual(listening_ports(decode.pid), {(HOST, 15625)})
-        report = self.replay([prefill.url, decode.url], 200)
+        report = replay([prefill.url, decode.url], 200, 2048, 32, namespace=self.host)
         self.assertEqual((report["answered"], report["right"], report["failed"], report["wrong"]), (200, 200, 0, 0))
 
         # The same answers as one undivided instance gives.

@@ -37,12 +37,40 @@ def wait_until(condition, seconds, what):
         time.sleep(0.01)
 
 
+def replay(urls, requests, mean_input, mean_output, concurrency=8, namespace=None):
+    """The report of requests with so many tokens, replayed as fast as they are answered, each answer verified."""
+    with tempfile.TemporaryDirectory() as folder:
+        trace, report = f"{folder}/trace.jsonl", f"{folder}/report.json"
+        made = run("trace", "generate", "--requests", str(requests), "--mean-input", str(mean_input), "--mean-output", str(mean_output),
+                   "--out", trace)
+        assert made.returncode == 0, made.stderr
+        done = run("replay", "--trace", trace, "--to", ",".join(urls), "--speed", "0", "--concurrency", str(concurrency), "--verify",
+                   "--json", report, seconds=120, namespace=namespace)
+        assert done.returncode == 0, done.stdout + done.stderr
+        with open(report, encoding="utf-8") as file:
+            return json.load(file)
+
+
+def hold(process):
+    """All threads of the process stand still when this returns; SIGCONT lets them go on."""
+    process.send_signal(signal.SIGSTOP)
+
+    def state(thread):
+        with open(f"/proc/{process.pid}/task/{thread}/stat", encoding="utf-8") as file:
+            return file.read().rsplit(")", 1)[1].split()[0]
+
+    wait_until(lambda: all(state(thread) == "T" for thread in os.listdir(f"/proc/{process.pid}/task")), 5, "it stops")
+
+
 def free_port(host="127.0.0.1"):
-    """A port that was free a moment ago; for programs of others, which cannot choose one themselves."""
+    """A port that was free a moment ago; for programs of others, which cannot choose one themselves. It is below those that the
+    kernel gives to outgoing connections, one of which would take it before the program does."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.bind((host.strip("[]"), 0))
-        return probe.getsockname()[1]
+    for port in random.SystemRandom().sample(range(20000, 32000), 1000):
+        with socket.socket(family) as probe, contextlib.suppress(OSError):
+            probe.bind((host.strip("[]"), port))
+            return port
+    raise AssertionError(f"no port of {host} is free")
 
 
 class Namespace:

@@ -17,7 +17,7 @@ import unittest
 import unittest.mock
 
 from tested import ENVIRONMENT, ROOT
-from support import Etcd, free_port
+from support import Etcd, free_port, hold
 from mooncake import engine as engine_module
 from mooncake.engine import InnerTransferEngine, TransferEngine, TransferNotify, TransferOpcode
 from mooncake.http_metadata_server import KVBootstrapServer
@@ -206,7 +206,7 @@ class Transfers(unittest.TestCase):
         self.assertEqual(self.peer.ask("memory.count(b'x')"), 1_000_000)
 
     def test_others_run_while_a_call_waits(self):
-        self.peer.process.send_signal(19)  # SIGSTOP: the probe waits for its deadline
+        hold(self.peer.process)  # the probe waits for its deadline
         self.addCleanup(self.peer.process.send_signal, 18)
         codes = []
         waiting = threading.Thread(target=lambda: codes.append(self.engine.send_probe(self.peer.session)))

@@ -12,9 +12,8 @@ class WatchedPath final : public Path {
     return path_->Estimate(transfer);
   }
   bool IsPrepared(const Transfer& transfer) const override { return path_->IsPrepared(transfer); }
-  Task<Status> Prepare(std::vector<RegionId> regions, Direction direction,
-                       Instant deadline) override {
-    return path_->Prepare(std::move(regions), direction, deadline);
+  Task<Status> Prepare(TransferNeeds needs, Instant deadline) override {
+    return path_->Prepare(std::move(needs), deadline);
   }
   bool is_synchronous() const noexcept override { return path_->is_synchronous(); }
   bool MayRun(const Transfer& transfer) const noexcept override { return path_->MayRun(transfer); }

@@ -54,10 +54,11 @@ class CmaPath final : public Path {
         cost_(kFixedCost, kNanosecondsPerRange, kNanosecondsPerByte) {}
 
   std::optional<Duration> Estimate(const Transfer& transfer) const override {
+    if (transfer.on_gpu) return std::nullopt;
     return cost_.Estimate(transfer);
   }
   bool IsPrepared(const Transfer&) const override { return true; }
-  Task<Status> Prepare(std::vector<RegionId>, Direction, Instant) override { co_return Status{}; }
+  Task<Status> Prepare(TransferNeeds, Instant) override { co_return Status{}; }
   bool is_synchronous() const noexcept override { return true; }
   void Start(const Transfer& transfer, std::function<void(Status)> done) override {
     done(Run(transfer));
@@ -191,7 +192,7 @@ class CmaTransport final : public Transport {
 
   Task<Result<std::shared_ptr<Path>>> Open(std::shared_ptr<const PeerInfo> peer, Instant) override {
     const HostIdentity& ours = world_.network.host();
-    if (ours.boot_id.empty() || ours.boot_id != peer->host.boot_id) {
+    if (!IsSameHost(ours, peer->host)) {
       co_return Fail(ErrorId::kPathUnusable,
                      fmt::format("another host: {} here, {} there (boot ids differ)",
                                  ours.host_name, peer->host.host_name));

@@ -40,9 +40,12 @@ class FakePath final : public Path, public std::enable_shared_from_this<FakePath
            const FakeOptions& options)
       : world_(world), wire_(wire), self_(self), peer_(std::move(peer)), options_(options) {}
 
-  std::optional<Duration> Estimate(const Transfer&) const override { return options_.fixed_cost; }
+  std::optional<Duration> Estimate(const Transfer& transfer) const override {
+    if (transfer.on_gpu) return std::nullopt;
+    return options_.fixed_cost;
+  }
   bool IsPrepared(const Transfer&) const override { return true; }
-  Task<Status> Prepare(std::vector<RegionId>, Direction, Instant) override { co_return Status{}; }
+  Task<Status> Prepare(TransferNeeds, Instant) override { co_return Status{}; }
   bool is_synchronous() const noexcept override { return options_.synchronous; }
 
   Status Run(const Transfer& transfer) override {

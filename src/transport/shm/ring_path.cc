@@ -27,6 +27,7 @@ std::shared_ptr<RingClient> RingPath::Current() const {
 }
 
 std::optional<Duration> RingPath::Estimate(const Transfer& transfer) const {
+  if (transfer.on_gpu) return std::nullopt;
   Duration estimate = cost_.Estimate(transfer);
   const std::shared_ptr<RingClient> ring = Current();
   if (!ring || ring->target_parked()) estimate += kWakeCost;
@@ -39,7 +40,7 @@ bool RingPath::IsPrepared(const Transfer&) const {
   return ring && ring->usable();
 }
 
-Task<Status> RingPath::Prepare(std::vector<RegionId>, Direction, Instant deadline) {
+Task<Status> RingPath::Prepare(TransferNeeds, Instant deadline) {
   const std::shared_ptr<RingPath> self = shared_from_this();
   for (;;) {
     if (gate_.closed()) co_return Fail(ErrorId::kPathFailed, "the path is closed");

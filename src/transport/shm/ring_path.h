@@ -18,8 +18,7 @@ class RingPath final : public Path, public std::enable_shared_from_this<RingPath
   std::optional<Duration> Estimate(const Transfer& transfer) const override;
   bool IsPrepared(const Transfer& transfer) const override;
   /// Makes the ring, or a new one where a late target has spoiled the one before.
-  Task<Status> Prepare(std::vector<RegionId> regions, Direction direction,
-                       Instant deadline) override;
+  Task<Status> Prepare(TransferNeeds needs, Instant deadline) override;
   bool is_synchronous() const noexcept override { return true; }
   Status Run(const Transfer& transfer) override;
   void Start(const Transfer& transfer, std::function<void(Status)> done) override;

@@ -29,7 +29,7 @@ Task<Result<std::shared_ptr<ServiceLink>>> ServiceLink::Open(World& world, Insta
                                                              std::shared_ptr<const PeerInfo> peer,
                                                              Instant deadline) {
   const HostIdentity& ours = world.network.host();
-  if (ours.boot_id.empty() || ours.boot_id != peer->host.boot_id) {
+  if (!IsSameHost(ours, peer->host)) {
     co_return Fail(Unusable(fmt::format("another host: {} here, {} there (boot ids differ)",
                                         ours.host_name, peer->host.host_name)));
   }

@@ -24,6 +24,7 @@ ShmPath::ShmPath(World& world, CopyEngine copy, std::shared_ptr<const PeerInfo> 
       views_(std::make_shared<const Views>()) {}
 
 std::optional<Duration> ShmPath::Estimate(const Transfer& transfer) const {
+  if (transfer.on_gpu) return std::nullopt;
   const RegionInfo* info = transfer.region;
   if (info != nullptr)
     return info->mappable ? std::optional(cost_.Estimate(transfer)) : std::nullopt;
@@ -67,13 +68,12 @@ bool ShmPath::IsPrepared(const Transfer& transfer) const {
   return true;
 }
 
-Task<Status> ShmPath::Prepare(std::vector<RegionId> regions, Direction direction,
-                              Instant deadline) {
+Task<Status> ShmPath::Prepare(TransferNeeds needs, Instant deadline) {
   const std::shared_ptr<ShmPath> self = shared_from_this();
-  for (const RegionId region : regions) {
-    if (Find(*views_.load(std::memory_order_acquire), region, WantedAccess(direction)) != nullptr)
-      continue;
-    const Status mapped = co_await MapRegion(region, direction, deadline);
+  for (const RegionId region : needs.remote) {
+    const Access wanted = WantedAccess(needs.direction);
+    if (Find(*views_.load(std::memory_order_acquire), region, wanted) != nullptr) continue;
+    const Status mapped = co_await MapRegion(region, needs.direction, deadline);
     if (!mapped) co_return mapped;
   }
   co_return Status{};

@@ -18,8 +18,7 @@ class ShmPath final : public Path, public std::enable_shared_from_this<ShmPath> 
           std::shared_ptr<ServiceLink> link);
   std::optional<Duration> Estimate(const Transfer& transfer) const override;
   bool IsPrepared(const Transfer& transfer) const override;
-  Task<Status> Prepare(std::vector<RegionId> regions, Direction direction,
-                       Instant deadline) override;
+  Task<Status> Prepare(TransferNeeds needs, Instant deadline) override;
   bool is_synchronous() const noexcept override { return true; }
   Status Run(const Transfer& transfer) override;
   void Start(const Transfer& transfer, std::function<void(Status)> done) override;

@@ -10,6 +10,18 @@ namespace {
 using shm::ServiceLink;
 using shm::ShmService;
 
+// Ends the service with the last of the two transports that use it.
+class ServiceUse {
+ public:
+  explicit ServiceUse(std::shared_ptr<ShmService> service) : service_(std::move(service)) {}
+  ~ServiceUse() { service_->Close(); }
+  ServiceUse(const ServiceUse&) = delete;
+  ServiceUse& operator=(const ServiceUse&) = delete;
+
+ private:
+  const std::shared_ptr<ShmService> service_;
+};
+
 // What differs between the two is the path that they build on a link.
 using MakePath = std::function<std::shared_ptr<Path>(std::shared_ptr<const PeerInfo>,
                                                      std::shared_ptr<ServiceLink>)>;
@@ -17,11 +29,13 @@ using MakePath = std::function<std::shared_ptr<Path>(std::shared_ptr<const PeerI
 class LocalTransport final : public Transport {
  public:
   LocalTransport(World& world, std::string_view name, bool lands_late,
-                 std::shared_ptr<ShmService> service, MakePath make)
+                 std::shared_ptr<ShmService> service, std::shared_ptr<ServiceUse> use,
+                 MakePath make)
       : world_(world),
         name_(name),
         lands_late_(lands_late),
         service_(std::move(service)),
+        use_(std::move(use)),
         make_(std::move(make)) {}
 
   std::string_view name() const noexcept override { return name_; }
@@ -50,15 +64,15 @@ class LocalTransport final : public Transport {
     for (const auto& weak : std::exchange(paths_, {})) {
       if (const auto path = weak.lock()) path->Close();
     }
-    service_->Close();
+    use_ = nullptr;
   }
 
  private:
   World& world_;
   std::string_view name_;
   bool lands_late_;
-  // Shared by both transports: whichever is closed first ends it for both, with the engine.
-  std::shared_ptr<ShmService> service_;
+  const std::shared_ptr<ShmService> service_;  // shared by both transports
+  std::shared_ptr<ServiceUse> use_;
   MakePath make_;
   std::vector<std::weak_ptr<Path>> paths_;
 };
@@ -70,15 +84,16 @@ Result<std::vector<std::unique_ptr<Transport>>> MakeShmTransports(
     const CopyEngine& copy) {
   MC_TRY(const std::shared_ptr<ShmService> service,
          ShmService::Open(world, self, std::move(regions), copy));
+  const auto use = std::make_shared<ServiceUse>(service);
   std::vector<std::unique_ptr<Transport>> transports;
   transports.push_back(std::make_unique<LocalTransport>(
-      world, "shm", false, service,
+      world, "shm", false, service, use,
       [&world, copy](std::shared_ptr<const PeerInfo> peer,
                      std::shared_ptr<ServiceLink> link) -> std::shared_ptr<Path> {
         return std::make_shared<shm::ShmPath>(world, copy, std::move(peer), std::move(link));
       }));
   transports.push_back(std::make_unique<LocalTransport>(
-      world, "ring", true, service,
+      world, "ring", true, service, use,
       [&world, copy](std::shared_ptr<const PeerInfo> peer,
                      std::shared_ptr<ServiceLink> link) -> std::shared_ptr<Path> {
         return std::make_shared<shm::RingPath>(world, copy, std::move(peer), std::move(link));

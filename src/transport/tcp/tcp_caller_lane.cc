@@ -54,7 +54,7 @@ Status TcpCallerLane::Run(const Transfer& transfer, const PeerRegions& regions) 
 }
 
 Status TcpCallerLane::Write(const Transfer& transfer, const PeerRegions& regions) {
-  TcpCursor cursor;
+  FrameCursor cursor;
   cursor.SkipEmpty(transfer);
   while (!cursor.AtEnd(transfer)) {
     MC_TRY_STATUS(CheckPace(transfer, world_.clock));
@@ -70,7 +70,7 @@ Status TcpCallerLane::Write(const Transfer& transfer, const PeerRegions& regions
 }
 
 Status TcpCallerLane::Read(const Transfer& transfer, const PeerRegions& regions) {
-  TcpCursor cursor;
+  FrameCursor cursor;
   cursor.SkipEmpty(transfer);
   std::uint64_t list_bytes = 0;
   bool cut = false;  // a frame waits to be sent

@@ -8,7 +8,7 @@
 #include <mutex>
 #include <vector>
 
-#include "transport/tcp/tcp_cutter.h"
+#include "transport/frame_cutter.h"
 #include "transport/transfer_check.h"
 
 namespace mooncake {

@@ -37,7 +37,7 @@ class TcpPath final : public Path, public std::enable_shared_from_this<TcpPath> 
 
   std::optional<Duration> Estimate(const Transfer& transfer) const override;
   bool IsPrepared(const Transfer&) const override { return true; }
-  Task<Status> Prepare(std::vector<RegionId>, Direction, Instant) override { co_return Status{}; }
+  Task<Status> Prepare(TransferNeeds, Instant) override { co_return Status{}; }
   bool is_synchronous() const noexcept override { return false; }
   bool MayRun(const Transfer& transfer) const noexcept override;
   Status Run(const Transfer& transfer) override;
@@ -54,7 +54,7 @@ class TcpPath final : public Path, public std::enable_shared_from_this<TcpPath> 
     std::function<void(Status)> done;
     Instant begun;
     std::unique_ptr<Timer> timer;
-    TcpCursor cursor;
+    FrameCursor cursor;
     std::size_t frames = 0;  // sent, unanswered
     std::size_t io = 0;      // lanes that read or write its memory right now
     std::optional<Status> outcome;

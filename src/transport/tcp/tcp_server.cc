@@ -3,7 +3,7 @@
 #include <cstring>
 
 #include "base/log.h"
-#include "transport/tcp/tcp_frames.h"
+#include "transport/data_frames.h"
 #include "wire/handshake.h"
 #include "wire/messages.pb.h"
 
@@ -14,33 +14,6 @@ namespace {
 // system call with many short pieces costs more than copying them.
 constexpr std::size_t kSendDirectBytesMin = 32 << 10;
 constexpr std::size_t kPrefetchAhead = 8;  // of short ranges
-
-// The ranges of one frame, as memory of ours. Nothing is written before every range has been
-// checked.
-struct Resolved {
-  std::vector<PinnedRange> pins;
-  std::vector<MutableBytes> ranges;
-};
-
-Result<Resolved> Resolve(const RegionTable& regions, const DataBody& body, Access wanted) {
-  Resolved resolved;
-  resolved.pins.reserve(body.regions.size());
-  for (const WireRegion& region : body.regions) {
-    MC_TRY(PinnedRange pin, regions.Pin(RegionId{region.id}, RegionKey{region.key}, wanted));
-    resolved.pins.push_back(std::move(pin));
-  }
-  resolved.ranges.reserve(body.ranges.size());
-  for (const WireRange& range : body.ranges) {
-    const MutableBytes whole = resolved.pins[range.region_index].bytes();
-    if (range.offset > whole.size() || range.length_bytes > whole.size() - range.offset) {
-      return Fail(ErrorId::kOutOfRegion,
-                  fmt::format("{} bytes at offset {} of a region of {} bytes", range.length_bytes,
-                              range.offset, whole.size()));
-    }
-    resolved.ranges.push_back(whole.subspan(range.offset, range.length_bytes));
-  }
-  return resolved;
-}
 
 class DataServer {
  public:
@@ -78,21 +51,22 @@ class DataServer {
 
  private:
   Task<Status> Write(const FrameHeader& header, const DataBody& body) {
-    const Result<Resolved> resolved = Resolve(*context_.regions, body, Access::kWrite);
-    if (!resolved) {
+    const Result<ServedRanges> served =
+        ServeRanges(*context_.regions, body, Access::kWrite, Reach::kHost);
+    if (!served) {
       const Status skipped = co_await Skip(header.payload_bytes);
       if (!skipped) co_return skipped;
-      co_return co_await Refuse(header.id, resolved.error());
+      co_return co_await Refuse(header.id, served.error());
     }
     const bool direct =
         body.total_bytes >= kReceiveDirectBytesMin * std::max<std::size_t>(1, body.ranges.size());
     std::uint32_t crc = 0;
     if (direct) {
-      std::vector<MutableBytes> into = resolved->ranges;
+      std::vector<MutableBytes> into = served->ranges;
       auto read_all = reader_.ReadExactV(into);
       const Status read = co_await std::move(read_all);
       if (!read) co_return Fail(read.error());
-      for (const MutableBytes range : resolved->ranges)
+      for (const MutableBytes range : served->ranges)
         crc = context_.copy.Crc32c(range.data(), range.size(), crc);
     } else {
       Stage(body.total_bytes);
@@ -103,10 +77,10 @@ class DataServer {
       crc = context_.copy.Crc32c(staged.data(), staged.size(), 0);
       if (crc == body.payload_crc32c) {
         const std::byte* from = staged.data();
-        for (std::size_t i = 0; i < resolved->ranges.size(); ++i) {
-          const MutableBytes range = resolved->ranges[i];
-          if (i + kPrefetchAhead < resolved->ranges.size())
-            __builtin_prefetch(resolved->ranges[i + kPrefetchAhead].data(), 1);
+        for (std::size_t i = 0; i < served->ranges.size(); ++i) {
+          const MutableBytes range = served->ranges[i];
+          if (i + kPrefetchAhead < served->ranges.size())
+            __builtin_prefetch(served->ranges[i + kPrefetchAhead].data(), 1);
           context_.copy.Copy(range.data(), from, range.size());
           from += range.size();
         }
@@ -145,21 +119,22 @@ class DataServer {
   Task<Status> Read(const FrameHeader& header, const DataBody& body) {
     const Status flushed = co_await Flush();
     if (!flushed) co_return flushed;
-    const Result<Resolved> resolved = Resolve(*context_.regions, body, Access::kRead);
-    if (!resolved) co_return co_await Refuse(header.id, resolved.error());
+    const Result<ServedRanges> served =
+        ServeRanges(*context_.regions, body, Access::kRead, Reach::kHost);
+    if (!served) co_return co_await Refuse(header.id, served.error());
     const bool direct =
         body.total_bytes >= kSendDirectBytesMin * std::max<std::size_t>(1, body.ranges.size());
     DataBody answer;
     std::vector<Bytes> buffers(2);
     if (direct) {
-      for (const MutableBytes range : resolved->ranges) {
+      for (const MutableBytes range : served->ranges) {
         answer.payload_crc32c =
             context_.copy.Crc32c(range.data(), range.size(), answer.payload_crc32c);
         buffers.emplace_back(range);
       }
     } else {
       Stage(body.total_bytes);
-      answer.payload_crc32c = Gather(resolved->ranges, staging_.data());
+      answer.payload_crc32c = Gather(served->ranges, staging_.data());
       buffers.emplace_back(Bytes(staging_).first(body.total_bytes));
     }
     const std::string text = Encode(answer);
@@ -247,50 +222,6 @@ Task<void> ServeTcpData(World& world, std::shared_ptr<ServedLane> lane,
            Within("data connection from " + ToString(stream->remote()), ended.error()).Text());
   }
   stream->Close();
-}
-
-void ServedLanes::Add(std::shared_ptr<ServedLane> lane) {
-  Tidy();
-  lanes_.push_back(std::move(lane));
-  if (!timer_) timer_ = world_.clock.MakeTimer(world_.data);
-  if (!std::exchange(watching_, true)) WatchOn();
-}
-
-void ServedLanes::WatchOn() {
-  constexpr int kLooksPerTimeout = 4;
-  timer_->At(After(world_.clock.Now(), frame_timeout_ / kLooksPerTimeout),
-             [weak = weak_from_this()] {
-               if (const auto self = weak.lock()) self->Look();
-             });
-}
-
-void ServedLanes::Look() {
-  const Instant now = world_.clock.Now();
-  for (const auto& weak : lanes_) {
-    const auto lane = weak.lock();
-    if (!lane || !lane->frame_begun || now - *lane->frame_begun < frame_timeout_) continue;
-    MC_LOG(info, "data connection from {}: a frame that did not end within {} s",
-           ToString(lane->stream->remote()),
-           std::chrono::duration_cast<std::chrono::seconds>(frame_timeout_).count());
-    lane->End();
-  }
-  Tidy();
-  watching_ = !lanes_.empty();
-  if (watching_) WatchOn();
-}
-
-void ServedLanes::EndOf(const InstanceId& peer) {
-  for (const auto& weak : lanes_) {
-    const auto lane = weak.lock();
-    if (lane && lane->peer == peer) lane->End();
-  }
-}
-
-void ServedLanes::Close() {
-  timer_ = nullptr;
-  for (const auto& weak : lanes_) {
-    if (const auto lane = weak.lock()) lane->End();
-  }
 }
 
 }  // namespace mooncake

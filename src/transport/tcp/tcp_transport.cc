@@ -139,7 +139,7 @@ class TcpTransport final : public Transport {
   void Serve(std::shared_ptr<Stream> stream, std::shared_ptr<const PeerInfo> peer) override {
     if (closed_) return stream->Close();
     stream->ExpectMore();
-    auto lane = std::make_shared<ServedLane>(ServedLane{std::move(stream), peer->id});
+    auto lane = std::make_shared<ServedLane>(std::move(stream), peer->id);
     served_->Add(lane);
     Spawn(world_.data, ServeTcpData(world_, std::move(lane), server_));
   }

@@ -9,7 +9,7 @@
 #include "base/metrics.h"
 #include "memory/copy.h"
 #include "memory/region_table.h"
-#include "transport/tcp/tcp_frames.h"
+#include "transport/data_frames.h"
 #include "transport/transport.h"
 #include "wire/handshake.h"
 

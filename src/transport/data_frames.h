@@ -32,4 +32,14 @@ void Encode(const DataBody& body, std::string& bytes);  ///< Into memory that is
 /// of a region that is not listed, more than kDataPayloadBytesMax in all.
 [[nodiscard]] Result<DataBody> DecodeDataBody(Bytes bytes);
 
+/// A list as memory of this process.
+struct ServedRanges {
+  std::vector<PinnedRange> pins;     ///< Of its regions, in their order.
+  std::vector<MutableBytes> ranges;  ///< In their order.
+};
+/// For whoever serves `body`: nothing is touched before every range has been checked. Errors:
+/// kRegionUnknown, kBadRegionKey, kOutOfRegion, kMemoryKind.
+[[nodiscard]] Result<ServedRanges> ServeRanges(const RegionTable& regions, const DataBody& body,
+                                               Access wanted, Reach reach);
+
 }  // namespace mooncake

@@ -1,4 +1,4 @@
-#include "transport/tcp/tcp_frames.h"
+#include "transport/data_frames.h"
 
 #include <fmt/format.h>
 
@@ -69,6 +69,27 @@ Result<DataBody> DecodeDataBody(Bytes bytes) {
     return Fail(ErrorId::kBadFrame, fmt::format("a gather list over {} bytes", body.total_bytes));
   }
   return body;
+}
+
+Result<ServedRanges> ServeRanges(const RegionTable& regions, const DataBody& body, Access wanted,
+                                 Reach reach) {
+  ServedRanges served;
+  served.pins.reserve(body.regions.size());
+  for (const WireRegion& region : body.regions) {
+    MC_TRY(PinnedRange pin, regions.Pin(RegionId{region.id}, RegionKey{region.key}, wanted, reach));
+    served.pins.push_back(std::move(pin));
+  }
+  served.ranges.reserve(body.ranges.size());
+  for (const WireRange& range : body.ranges) {
+    const MutableBytes whole = served.pins[range.region_index].bytes();
+    if (range.offset > whole.size() || range.length_bytes > whole.size() - range.offset) {
+      return Fail(ErrorId::kOutOfRegion,
+                  fmt::format("{} bytes at offset {} of a region of {} bytes", range.length_bytes,
+                              range.offset, whole.size()));
+    }
+    served.ranges.push_back(whole.subspan(range.offset, range.length_bytes));
+  }
+  return served;
 }
 
 }  // namespace mooncake

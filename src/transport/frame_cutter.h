@@ -5,14 +5,14 @@
 #include <vector>
 
 #include "memory/copy.h"
-#include "transport/tcp/tcp_frames.h"
+#include "transport/data_frames.h"
 #include "transport/transport.h"
 #include "wire/frame.h"
 
 namespace mooncake {
 
 /// How much of a transfer is in frames already. Begins before the first byte.
-class TcpCursor {
+class FrameCursor {
  public:
   /// The first slice that is not wholly in a frame, and how much of it is.
   std::size_t slice = 0;
@@ -39,7 +39,10 @@ struct OutgoingFrame {
 
  private:
   friend Status CutFrame(const Transfer&, const PeerRegions&, const CopyEngine&, std::uint64_t,
-                         TcpCursor&, OutgoingFrame&);
+                         FrameCursor&, OutgoingFrame&);
+  friend Status CutRanges(const Transfer&, const PeerRegions&, std::uint64_t, FrameCursor&,
+                          OutgoingFrame&);
+  friend void Seal(OutgoingFrame&, std::uint32_t);
   DataBody list_;
   std::vector<std::byte> gathered_;
 };
@@ -48,6 +51,13 @@ struct OutgoingFrame {
 /// slices, or to memory of the frame. Errors: kRegionUnknown, kBadRegionKey, kOutOfRegion.
 [[nodiscard]] Status CutFrame(const Transfer& transfer, const PeerRegions& regions,
                               const CopyEngine& copy, std::uint64_t payload_bytes_max,
-                              TcpCursor& cursor, OutgoingFrame& frame);
+                              FrameCursor& cursor, OutgoingFrame& frame);
+/// The same without the bytes, for whoever moves them otherwise: `frame.local` says where they lie,
+/// of a write too. Seal() makes it ready.
+[[nodiscard]] Status CutRanges(const Transfer& transfer, const PeerRegions& regions,
+                               std::uint64_t payload_bytes_max, FrameCursor& cursor,
+                               OutgoingFrame& frame);
+/// `crc32c`: of a write's payload; 0 of a read.
+void Seal(OutgoingFrame& frame, std::uint32_t crc32c);
 
 }  // namespace mooncake

@@ -1,4 +1,4 @@
-#include "transport/tcp/tcp_frames.h"
+#include "transport/data_frames.h"
 
 #include <fmt/format.h>
 
@@ -23,7 +23,7 @@ DataBody Example() {
 }
 
 // docs/wire.md promises these bytes.
-TEST(TcpFrames, GatherListGolden) {
+TEST(DataFrames, GatherListGolden) {
   EXPECT_EQ(Hex(Encode(Example())),
             "0200000002000000ddccbbaa00000000"
             "01000000000000008877665544332211"
@@ -32,7 +32,7 @@ TEST(TcpFrames, GatherListGolden) {
             "00000000000000000500000001000000");
 }
 
-TEST(TcpFrames, ADecodedListIsWhatWasEncoded) {
+TEST(DataFrames, ADecodedListIsWhatWasEncoded) {
   const std::string bytes = Encode(Example());
   const Result<DataBody> body = DecodeDataBody(AsBytes(bytes));
   ASSERT_TRUE(Succeeds(body));
@@ -40,7 +40,7 @@ TEST(TcpFrames, ADecodedListIsWhatWasEncoded) {
   EXPECT_EQ(body->total_bytes, 4101U);
 }
 
-TEST(TcpFrames, WhatDoesNotFitIsRefused) {
+TEST(DataFrames, WhatDoesNotFitIsRefused) {
   const std::string good = Encode(Example());
   for (std::size_t length = 0; length < good.size(); ++length) {
     EXPECT_TRUE(FailsWith(DecodeDataBody(AsBytes(std::string_view(good).substr(0, length))),

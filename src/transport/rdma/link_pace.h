@@ -1,0 +1,39 @@
+// How fast a link is, as measured, and what follows for how much is posted on it at once.
+#pragma once
+
+#include <cstdint>
+
+#include "base/world.h"
+
+namespace mooncake::rdma {
+
+/// One thread at a time.
+class LinkPace {
+ public:
+  /// `bytes_per_nanosecond` as its port says; pieces are of at most `piece_bytes_max`.
+  LinkPace(double bytes_per_nanosecond, std::uint64_t piece_bytes_max) noexcept;
+
+  /// Bytes have been posted on the idle link, or are the first of those that are counted next.
+  void Begin(Instant now) noexcept;
+  /// Bytes that were posted have arrived by `now`.
+  void Observe(std::uint64_t bytes, Instant now) noexcept;
+
+  [[nodiscard]] double bytes_per_nanosecond() const noexcept { return bytes_per_nanosecond_; }
+  /// How long a request may be: short enough that links end together, long enough that requests are
+  /// few.
+  [[nodiscard]] std::uint64_t piece_bytes() const noexcept { return piece_bytes_; }
+  /// How much keeps the link busy until whoever polls it has been woken and has posted more.
+  [[nodiscard]] std::uint64_t window_bytes() const noexcept { return window_bytes_; }
+
+ private:
+  void Fit() noexcept;
+
+  const std::uint64_t piece_bytes_max_;
+  double bytes_per_nanosecond_;
+  std::uint64_t piece_bytes_ = 0;
+  std::uint64_t window_bytes_ = 0;
+  Instant since_{};
+  std::uint64_t bytes_since_ = 0;
+};
+
+}  // namespace mooncake::rdma

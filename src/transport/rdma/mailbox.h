@@ -1,0 +1,119 @@
+// Short messages over a rail. The caller writes one into a slot of a page of the receiver, with an
+// immediate that says which; the receiver answers with an immediate alone. Eight are on their way
+// at most, so both ends have eight receive requests posted. docs/wire.md has the bits.
+#pragma once
+
+#include <array>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "transport/rdma/rdma_device.h"
+
+namespace mooncake::rdma {
+
+/// Memory of its own at one end of a rail. The receiver's is what the rail is proven with, written
+/// by the caller, read back and compared; then it takes messages.
+struct RailPage {
+  static constexpr std::size_t kBytes = 4096;
+  /// On the device, readable and writable from outside if `remote`. Errors as
+  /// RdmaDevice::Register().
+  [[nodiscard]] static Result<RailPage> Make(RdmaDevice& device, std::size_t length_bytes,
+                                             bool remote);
+  std::unique_ptr<std::byte[]> bytes;
+  MemoryRegion region;  // ends before the bytes
+};
+
+inline constexpr std::size_t kMessagesMax = kReceivesMax;  ///< On their way over one rail.
+inline constexpr std::size_t kMessageBytesMax = RailPage::kBytes / kMessagesMax;
+
+/// Which slot has a message.
+struct MessageNotice {
+  std::size_t slot = 0;
+  std::size_t length_bytes = 0;
+};
+/// What became of the message in a slot, which is free again.
+struct AnswerNotice {
+  std::size_t slot = 0;
+  bool taken = false;
+};
+/// As the 32 bits of an immediate, in network order.
+[[nodiscard]] std::uint32_t Encode(const MessageNotice& notice) noexcept;
+[[nodiscard]] std::uint32_t Encode(const AnswerNotice& notice) noexcept;
+/// Nullopt: no such slot or length, or bits that must be 0 are not.
+[[nodiscard]] std::optional<MessageNotice> DecodeMessage(std::uint32_t immediate) noexcept;
+[[nodiscard]] std::optional<AnswerNotice> DecodeAnswer(std::uint32_t immediate) noexcept;
+
+/// The caller's slots. One thread at a time.
+class Outbox {
+ public:
+  /// Told once whether the peer has taken the message; false also where nobody knows.
+  using Answered = std::function<void(bool taken)>;
+
+  Outbox() = default;
+  /// `page` is ours; the other two are where the peer's is.
+  Outbox(RailPage page, std::uint64_t remote_address, std::uint32_t remote_key)
+      : page_(std::move(page)), remote_address_(remote_address), remote_key_(remote_key) {}
+
+  [[nodiscard]] bool HasRoom() const noexcept { return page_.bytes && taken_ < kMessagesMax; }
+  /// Whether an answer is due.
+  [[nodiscard]] bool is_waiting() const noexcept { return taken_ > 0; }
+  /// Takes a slot, of which there is one, and makes the request that fills the peer's. The message
+  /// has at most kMessageBytesMax bytes. `request` points to `entry`.
+  void Put(std::string_view message, Answered answered, ibv_send_wr& request, ibv_sge& entry);
+  /// What was put last has not been posted: its slot is free again, and nobody is told.
+  void Undo() noexcept;
+  /// Tells whoever an immediate answers. False: it answers nothing.
+  [[nodiscard]] bool Answer(std::uint32_t immediate);
+  /// No answer comes any more: tells all who wait.
+  void Abandon();
+
+ private:
+  RailPage page_;
+  std::uint64_t remote_address_ = 0;
+  std::uint32_t remote_key_ = 0;
+  std::array<Answered, kMessagesMax> waiting_;
+  std::size_t taken_ = 0;  // slots in waiting_
+  std::size_t last_ = 0;   // the slot that was put last
+};
+
+/// The receiver's end of a rail. One thread at a time.
+class ServedRail {
+ public:
+  ServedRail(ServedRail&&) = default;
+  ServedRail& operator=(ServedRail&&) = delete;  // it would end the queue before the pair
+  /// Its completions are told with `cookie`. Errors: kQueuePairBudget, kRdmaCall, kMemoryLock.
+  [[nodiscard]] static Result<ServedRail> Make(const std::shared_ptr<RdmaDevice>& device,
+                                               std::uint64_t cookie);
+  /// Takes messages from now on. The pair is connected. kRdmaCall.
+  [[nodiscard]] Status Listen();
+
+  [[nodiscard]] ibv_qp& pair() const noexcept { return *pair_.pair; }
+  [[nodiscard]] const std::shared_ptr<RdmaDevice>& device() const noexcept { return pair_.device; }
+  [[nodiscard]] const RailPage& page() const noexcept { return page_; }
+  [[nodiscard]] std::uint64_t cookie() const noexcept { return cookie_; }
+
+  struct Message {
+    std::size_t slot = 0;
+    std::string bytes;
+  };
+  /// Appends what has come since the last call. False: the pair is broken, or the peer says what
+  /// cannot be.
+  [[nodiscard]] bool Receive(std::vector<Message>& messages);
+  /// False: the pair is broken.
+  [[nodiscard]] bool Answer(const AnswerNotice& answer);
+
+ private:
+  ServedRail() = default;
+  [[nodiscard]] bool Poll(std::vector<Message>& messages);
+
+  std::uint64_t cookie_ = 0;
+  RailPage page_;
+  CompletionQueue queue_;  // outlives the pair
+  RdmaDevice::Owned pair_;
+};
+
+}  // namespace mooncake::rdma

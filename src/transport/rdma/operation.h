@@ -1,0 +1,60 @@
+// A transfer on its way over the rails of a path.
+#pragma once
+
+#include <atomic>
+#include <boost/container/small_vector.hpp>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "transport/rdma/path_regions.h"
+#include "transport/rdma/rail.h"
+
+namespace mooncake::rdma {
+
+/// Guarded by the path's mutex.
+struct Operation : std::enable_shared_from_this<Operation> {
+  const Transfer* transfer = nullptr;
+  std::function<void(Status)> done;  // of Start(); Run() waits at `ended`
+  Instant begun;
+  std::vector<Range> left;        // not posted, the next one last
+  std::size_t pieces = 0;         // posted
+  std::size_t unconfirmed = 0;    // rails that broke under its writes, and may still be alive there
+  std::optional<Status> outcome;  // settled; reported once `pieces` is 0
+  std::atomic<bool> ended = false;  // reported
+  std::atomic<bool> held = false;   // by the caller of Run()
+  boost::container::small_vector<bool, 8>
+      cannot;                    // by place among the rails: cannot carry what is next
+  std::unique_ptr<Timer> timer;  // data loop
+  RegionCursor regions;          // of what was cut last
+};
+using OperationPtr = std::shared_ptr<Operation>;
+
+/// Those that have not been reported, in order of arrival. One thread at a time: whoever holds the
+/// path's mutex.
+class OperationList {
+ public:
+  /// One that is not on the list yet. The one that was kept, if nobody has to do with it any more:
+  /// it has its memory, and knows its regions.
+  [[nodiscard]] OperationPtr Make(const PathRegions& regions);
+  /// Keeps one that has been reported for the next Make().
+  void Keep(OperationPtr operation) { spare_ = std::move(operation); }
+
+  void Add(OperationPtr operation) { all_.push_back(std::move(operation)); }
+  /// It is on the list.
+  [[nodiscard]] OperationPtr Remove(Operation& operation);
+  /// The rails are not the same any more: whichever of them could not carry a piece.
+  void TryAllRails() noexcept;
+
+  [[nodiscard]] const std::deque<OperationPtr>& all() const noexcept { return all_; }
+  [[nodiscard]] bool empty() const noexcept { return all_.empty(); }
+  [[nodiscard]] std::vector<OperationPtr> Using(RegionId region) const;
+
+ private:
+  std::deque<OperationPtr> all_;
+  OperationPtr spare_;
+};
+
+}  // namespace mooncake::rdma

@@ -1,0 +1,145 @@
+#include "transport/rdma/rail.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace mooncake::rdma {
+namespace {
+
+// Inline: the bytes go with the request, and the device need not fetch them. The processor does, so
+// not from a GPU.
+unsigned FlagsFor(const Request& request, Direction direction, std::uint32_t inline_bytes_max) {
+  const bool fits = !request.on_gpu && request.piece.range.length_bytes <= inline_bytes_max;
+  return direction == Direction::kWrite && fits ? static_cast<unsigned>(IBV_SEND_INLINE) : 0U;
+}
+
+}  // namespace
+
+Status Rail::Post(Direction direction, std::span<Request> chain, Instant now,
+                  std::size_t& accepted) {
+  std::array<ibv_send_wr, kChainMax> requests;
+  MC_ASSERT(!chain.empty());
+  MC_ASSERT(chain.size() <= std::min<std::size_t>(requests.size(), room()));
+  for (std::size_t i = 0; i < chain.size(); ++i) {
+    ibv_send_wr& request = requests[i];
+    request = {};
+    request.wr_id = first_ + posted_.size() + i;
+    request.next = i + 1 < chain.size() ? &requests[i + 1] : nullptr;
+    request.sg_list = chain[i].entries.data();
+    request.num_sge = chain[i].count;
+    request.opcode = direction == Direction::kWrite ? IBV_WR_RDMA_WRITE : IBV_WR_RDMA_READ;
+    request.send_flags = FlagsFor(chain[i], direction, device().inline_bytes_max());
+    request.wr.rdma.remote_addr = chain[i].remote_address;
+    request.wr.rdma.rkey = chain[i].remote_key;
+  }
+  requests[chain.size() - 1].send_flags |= IBV_SEND_SIGNALED;
+  ibv_send_wr* bad = nullptr;
+  const int failure = device().verbs().PostSend(pair_.pair.get(), requests.data(), &bad);
+  accepted = chain.size();
+  if (failure != 0) accepted = bad == nullptr ? 0 : static_cast<std::size_t>(bad - requests.data());
+  if (posted_.empty()) pace_.Begin(now);
+  for (std::size_t i = 0; i < accepted; ++i) {
+    bytes_in_flight_ += chain[i].piece.range.length_bytes;
+    posted_.push_back({std::move(chain[i].piece), now});
+  }
+  if (failure != 0)
+    return Fail(ErrorId::kRdmaCall, fmt::format("ibv_post_send on {}", device().name()), failure);
+  return {};
+}
+
+Result<bool> Rail::Send(std::string_view message, Outbox::Answered answered, Instant now) {
+  if (room() == 0 || !outbox_.HasRoom()) return false;
+  ibv_send_wr request;
+  ibv_sge entry;
+  outbox_.Put(message, std::move(answered), request, entry);
+  request.wr_id = first_ + posted_.size();
+  request.send_flags = IBV_SEND_SIGNALED;
+  if (message.size() <= device().inline_bytes_max()) request.send_flags |= IBV_SEND_INLINE;
+  ibv_send_wr* bad = nullptr;
+  if (const int failure = device().verbs().PostSend(pair_.pair.get(), &request, &bad)) {
+    outbox_.Undo();
+    return Fail(ErrorId::kRdmaCall, fmt::format("ibv_post_send on {}", device().name()), failure);
+  }
+  posted_.push_back({{}, now});
+  return true;
+}
+
+void Rail::Complete(Instant now, std::uint64_t up_to, Polled& polled) {
+  std::uint64_t bytes = 0;
+  for (; !posted_.empty() && first_ <= up_to; ++first_) {
+    const Piece& piece = posted_.front().piece;
+    bytes += piece.range.length_bytes;
+    if (piece.operation != nullptr) polled.done.push_back(piece.operation);
+    posted_.pop_front();
+  }
+  bytes_in_flight_ -= bytes;
+  pace_.Observe(bytes, now);
+}
+
+void Rail::Poll(Clock& clock, Polled& polled) {
+  constexpr int kBatch = 16;
+  std::array<ibv_wc, kBatch> completions;
+  for (int count = kBatch; count == kBatch && is_awaited() && !polled.failed;) {
+    count = device().verbs().PollCq(queue_.get(), kBatch, completions.data());
+    if (count < 0) {
+      polled.failed = IBV_WC_GENERAL_ERR;
+      return;
+    }
+    if (count == 0) return;
+    const Instant now = polled.when = clock.Now();
+    for (int i = 0; i < count; ++i) {
+      const ibv_wc& completion = completions[static_cast<std::size_t>(i)];
+      if (completion.wr_id == kReceiveId) {
+        Receive(completion, polled);
+        continue;
+      }
+      if (completion.status == IBV_WC_SUCCESS) {
+        Complete(now, completion.wr_id, polled);
+        continue;
+      }
+      // What stood before it in the queue has ended well.
+      if (completion.wr_id > 0) Complete(now, completion.wr_id - 1, polled);
+      polled.failed = completion.status;
+      if (!posted_.empty()) polled.culprit = posted_.front().piece;
+      return;
+    }
+  }
+}
+
+void Rail::Receive(const ibv_wc& completion, Polled& polled) {
+  // Receives are flushed when another request has failed, whose completion says more.
+  if (completion.status != IBV_WC_SUCCESS) {
+    if (!polled.failed) polled.failed = completion.status;
+    return;
+  }
+  if (!outbox_.Answer(completion.imm_data) || !device().PostReceives(*pair_.pair, 1))
+    polled.failed = IBV_WC_GENERAL_ERR;
+}
+
+bool Rail::Carries(const Operation& operation) const noexcept {
+  return std::any_of(posted_.begin(), posted_.end(), [&operation](const Posted& posted) {
+    return posted.piece.operation == &operation;
+  });
+}
+
+void Rail::Arm() {
+  if (!std::exchange(armed_, true)) {
+    if (device().verbs().ReqNotifyCq(queue_.get()) != 0) armed_ = false;
+  }
+}
+
+std::vector<Piece> Rail::Break() noexcept {
+  pair_.Reset();
+  outbox_.Abandon();
+  std::vector<Piece> left;
+  left.reserve(posted_.size());
+  for (Posted& posted : posted_) {
+    if (posted.piece.operation != nullptr) left.push_back(std::move(posted.piece));
+  }
+  posted_.clear();
+  bytes_in_flight_ = 0;
+  return left;
+}
+
+}  // namespace mooncake::rdma

@@ -1,0 +1,125 @@
+// One queue pair from a device here to a device of the peer, with the requests that are posted on
+// it.
+#pragma once
+
+#include <array>
+#include <boost/circular_buffer.hpp>
+#include <boost/container/small_vector.hpp>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "transport/rdma/link_pace.h"
+#include "transport/rdma/mailbox.h"
+#include "transport/transport.h"
+
+namespace mooncake::rdma {
+
+struct Operation;
+
+inline constexpr std::size_t kChainMax = 32;  ///< Requests posted together.
+
+/// A part of a transfer, from a place in its slices on.
+struct Range {
+  std::size_t slice = 0;
+  std::uint64_t offset = 0;  ///< In that slice.
+  std::uint64_t length_bytes = 0;
+};
+
+/// What one request carries. The operation lives as long as it has pieces; a message has none.
+struct Piece {
+  Operation* operation = nullptr;
+  Range range;
+};
+
+/// A request as it is being put together: neighbours at the peer, from one or several places here.
+struct Request {
+  static constexpr std::size_t kEntriesMax = 8;
+  std::array<ibv_sge, kEntriesMax> entries;
+  int count = 0;
+  std::uint64_t remote_address = 0;
+  std::uint32_t remote_key = 0;
+  bool on_gpu = false;  ///< The processor must not read what it sends.
+  Piece piece;
+};
+
+/// One thread at a time: whoever holds the path's mutex.
+class Rail {
+ public:
+  /// `queue` is the completion queue of `pair`, which is connected and has receives posted for the
+  /// answers to `outbox`.
+  Rail(std::uint64_t number, RdmaDevice::Owned pair, CompletionQueue queue, Outbox outbox,
+       std::size_t peer_device)
+      : number_(number),
+        outbox_(std::move(outbox)),
+        queue_(std::move(queue)),
+        pair_(std::move(pair)),
+        peer_device_(peer_device),
+        posted_(pair_.device->queue_depth()),
+        pace_(pair_.device->port().gigabits_per_second / 8, pair_.device->piece_bytes_max()) {}
+
+  [[nodiscard]] std::uint64_t number() const noexcept { return number_; }
+  [[nodiscard]] RdmaDevice& device() const noexcept { return *pair_.device; }
+  [[nodiscard]] std::size_t peer_device() const noexcept { return peer_device_; }
+  [[nodiscard]] std::size_t room() const noexcept { return posted_.reserve(); }
+  [[nodiscard]] bool is_idle() const noexcept { return posted_.empty(); }
+  /// Whether completions will come.
+  [[nodiscard]] bool is_awaited() const noexcept {
+    return !posted_.empty() || outbox_.is_waiting();
+  }
+  [[nodiscard]] std::uint64_t bytes_in_flight() const noexcept { return bytes_in_flight_; }
+  [[nodiscard]] const LinkPace& pace() const noexcept { return pace_; }
+  /// Whether the queue has a place, and the link is not busy for long enough already.
+  [[nodiscard]] bool HasRoom() const noexcept {
+    return !posted_.full() && bytes_in_flight_ < pace_.window_bytes();
+  }
+  /// Since when the oldest request waits. Not idle.
+  [[nodiscard]] Instant oldest() const noexcept { return posted_.front().when; }
+
+  /// Posts a chain in order, one completion for all of it. Error: kRdmaCall, the rail is broken;
+  /// requests from `accepted` on have not been posted.
+  [[nodiscard]] Status Post(Direction direction, std::span<Request> chain, Instant now,
+                            std::size_t& accepted);
+  /// Posts a message of at most kMessageBytesMax bytes; false: there is no room for it, and
+  /// `answered` is not called. Error as Post(): nobody is told.
+  [[nodiscard]] Result<bool> Send(std::string_view message, Outbox::Answered answered, Instant now);
+  struct Polled {
+    boost::container::small_vector<Operation*, 16> done;  ///< One for each piece.
+    std::optional<ibv_wc_status> failed;  ///< Then the rail is broken; `culprit` is why.
+    std::optional<Piece> culprit;
+    Instant when{};  ///< When that was seen; not set if nothing was.
+  };
+  /// What has ended since the last call, answers included, which are told. Appends to
+  /// `polled.done`; looks at the clock only then.
+  void Poll(Clock& clock, Polled& polled);
+  [[nodiscard]] bool Carries(const Operation& operation) const noexcept;
+  /// Wakes the completion channel at the next completion. Once until Heard().
+  void Arm();
+  [[nodiscard]] bool is_armed() const noexcept { return armed_; }
+  void Heard() noexcept { armed_ = false; }
+  /// Ends the queue pair: when this returns, the device touches no memory for it any more. What was
+  /// not completed; who waits for an answer is told. Nothing is posted after that.
+  [[nodiscard]] std::vector<Piece> Break() noexcept;
+
+ private:
+  struct Posted {
+    Piece piece;
+    Instant when;
+  };
+  void Complete(Instant now, std::uint64_t up_to, Polled& polled);
+  void Receive(const ibv_wc& completion, Polled& polled);
+
+  const std::uint64_t number_;
+  Outbox outbox_;          // whose page outlives the pair
+  CompletionQueue queue_;  // outlives the pair
+  RdmaDevice::Owned pair_;
+  const std::size_t peer_device_;
+  bool armed_ = false;
+  boost::circular_buffer<Posted> posted_;  // as many as the queue takes
+  std::uint64_t first_ = 0;                // the number of posted_.front()
+  std::uint64_t bytes_in_flight_ = 0;
+  LinkPace pace_;
+};
+
+}  // namespace mooncake::rdma

@@ -1,0 +1,59 @@
+// The rails of one path, and why there are not more.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "transport/rdma/operation.h"
+#include "transport/rdma/rail.h"
+
+namespace mooncake::rdma {
+
+/// One thread at a time: whoever holds the path's mutex. Places change when a rail is taken out.
+class RailGroup {
+ public:
+  /// The names of the peer's devices, by their number.
+  explicit RailGroup(std::vector<std::string> peer_devices)
+      : peer_devices_(std::move(peer_devices)) {}
+
+  [[nodiscard]] bool empty() const noexcept { return rails_.empty(); }
+  [[nodiscard]] std::size_t size() const noexcept { return rails_.size(); }
+  [[nodiscard]] Rail& operator[](std::size_t place) const noexcept { return *rails_[place]; }
+
+  void Add(std::unique_ptr<Rail> rail) { rails_.push_back(std::move(rail)); }
+  /// `reason` is why it is missing from now on.
+  [[nodiscard]] std::unique_ptr<Rail> Take(std::size_t place, const std::string& reason);
+  /// Nothing counts as missing then.
+  [[nodiscard]] std::vector<std::unique_ptr<Rail>> TakeAll() noexcept;
+  /// Why devices here have no rail, as far as is known.
+  void SetMissing(std::vector<std::string> reasons) { missing_ = std::move(reasons); }
+
+  [[nodiscard]] bool HasFrom(const RdmaDevice& device) const noexcept;
+  /// Both ends: "mlx5_0 to mlx5_1".
+  [[nodiscard]] std::string Name(const Rail& rail) const;
+  /// As Path::Describe().
+  [[nodiscard]] std::string Describe() const;
+
+  /// The place of the rail that would have the next piece of the operation done first: by bytes in
+  /// flight, measured rate, and how near its device is to the memory that operation.regions is at.
+  /// nullopt: none of those that can carry it has room.
+  [[nodiscard]] std::optional<std::size_t> Choose(const Operation& operation) const;
+  [[nodiscard]] bool any_is_idle() const noexcept;
+  /// Whether the rail's oldest piece takes far longer than its rate explains.
+  [[nodiscard]] bool IsStraggler(std::size_t place, Instant now) const noexcept;
+
+  /// Whether completions will come.
+  [[nodiscard]] bool is_awaited() const noexcept;
+  /// Arms the rails where completions will come. False: they all were.
+  bool Arm();
+  void Heard() noexcept;
+
+ private:
+  const std::vector<std::string> peer_devices_;
+  std::vector<std::unique_ptr<Rail>> rails_;
+  std::vector<std::string> missing_;  // why there are not more
+};
+
+}  // namespace mooncake::rdma

@@ -1,0 +1,88 @@
+#include "transport/rdma/request_cutter.h"
+
+#include <algorithm>
+
+namespace mooncake::rdma {
+namespace {
+
+// A place of a transfer on the devices of a rail.
+struct Located {
+  std::uint64_t local_address = 0;
+  std::uint32_t local_key = 0;
+  std::uint64_t remote_address = 0;
+  std::uint32_t remote_key = 0;
+  std::uint64_t length_bytes_max = 0;  // to the end of the nearer chunk
+};
+
+std::optional<Located> Locate(const RegionCursor& cursor, const RequestLimits& limits,
+                              const std::byte* place, std::uint64_t remote_at) {
+  if (!cursor.local || !cursor.local->IsReadyOn(limits.device)) return std::nullopt;
+  if (!cursor.remote || cursor.remote->keys[limits.peer_device].empty()) return std::nullopt;
+  const RegisteredRegion& local = *cursor.local;
+  const RemoteRegion& remote = *cursor.remote;
+  const auto address = reinterpret_cast<std::uint64_t>(place);
+  const std::uint64_t local_at = address - local.info.base;
+  return Located{address, local.on[limits.device].chunks[local_at / local.chunk_bytes].local_key,
+                 remote.base + remote_at,
+                 remote.keys[limits.peer_device][remote_at / remote.chunk_bytes],
+                 std::min(local.chunk_bytes - local_at % local.chunk_bytes,
+                          remote.chunk_bytes - remote_at % remote.chunk_bytes)};
+}
+
+// False: it does not touch what is there at the peer, or there is no entry left for it.
+bool Append(Request& request, const Located& at, std::uint64_t length_bytes, int entries_max) {
+  std::uint64_t& length = request.piece.range.length_bytes;
+  if (request.count == 0) {
+    request.remote_address = at.remote_address;
+    request.remote_key = at.remote_key;
+  } else if (request.remote_key != at.remote_key ||
+             request.remote_address + length != at.remote_address) {
+    return false;
+  }
+  ibv_sge* const last = request.count > 0 ? &request.entries[request.count - 1] : nullptr;
+  const bool touches = last != nullptr && last->lkey == at.local_key &&
+                       last->addr + last->length == at.local_address;
+  if (touches) {
+    last->length += static_cast<std::uint32_t>(length_bytes);
+  } else if (request.count < entries_max) {
+    request.entries[request.count++] = {at.local_address, static_cast<std::uint32_t>(length_bytes),
+                                        at.local_key};
+  } else {
+    return false;
+  }
+  length += length_bytes;
+  return true;
+}
+
+}  // namespace
+
+Status CutRequest(const PathRegions& regions, const Transfer& transfer, const RequestLimits& limits,
+                  RegionCursor& cursor, Range& rest, Request& request) {
+  const int entries_max = std::min(limits.entries_max, static_cast<int>(Request::kEntriesMax));
+  request.count = 0;
+  request.on_gpu = transfer.on_gpu;
+  request.piece.range = {rest.slice, rest.offset, 0};
+  const std::uint64_t& length = request.piece.range.length_bytes;
+  while (rest.length_bytes > 0 && length < limits.length_bytes_max) {
+    const Slice& slice = transfer.slices[rest.slice];
+    if (rest.offset == slice.length_bytes) {
+      rest.slice += 1;
+      rest.offset = 0;
+      continue;
+    }
+    std::byte* const place = slice.local + rest.offset;
+    cursor.MoveTo(regions, slice, place);
+    const std::optional<Located> at = Locate(cursor, limits, place, slice.offset + rest.offset);
+    if (!at && request.count == 0)
+      return Fail(ErrorId::kPathUnusable, "not registered on these devices");
+    if (!at) break;
+    const std::uint64_t take = std::min({slice.length_bytes - rest.offset, rest.length_bytes,
+                                         limits.length_bytes_max - length, at->length_bytes_max});
+    if (!Append(request, *at, take, entries_max)) break;
+    rest.offset += take;
+    rest.length_bytes -= take;
+  }
+  return {};
+}
+
+}  // namespace mooncake::rdma
