@@ -19,7 +19,7 @@ namespace asio = boost::asio;
 using boost::system::error_code;
 using Descriptor = asio::posix::stream_descriptor;
 
-constexpr int kBacklog = 128;
+constexpr int kLocalBacklog = 128;
 
 struct AbstractAddress {
   sockaddr_un address{};
@@ -211,7 +211,7 @@ Result<std::shared_ptr<LocalListener>> LocalListener::Listen(const Executor& exe
   UniqueFd fd = MakeSocket();
   if (!fd) return Fail(ErrorId::kListenFailed, "socket", errno);
   if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&at.address), at.length) != 0 ||
-      ::listen(fd.get(), kBacklog) != 0) {
+      ::listen(fd.get(), kLocalBacklog) != 0) {
     const int cause = errno;
     return Fail(cause == EADDRINUSE ? ErrorId::kPortTaken : ErrorId::kListenFailed,
                 "local name " + name, cause);

@@ -15,6 +15,8 @@ namespace mooncake {
 
 /// A crashed process is gone from every directory after this long; an orderly one at once.
 inline constexpr Duration kLeaseDuration = std::chrono::seconds(10);
+/// How often it is shown to be alive.
+inline constexpr Duration kRefreshInterval = kLeaseDuration / 5;
 
 /// What a process says of itself. Others' records are data.
 struct Record {

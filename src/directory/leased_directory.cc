@@ -11,7 +11,6 @@
 namespace mooncake {
 namespace {
 
-constexpr Duration kRefreshInterval = kLeaseDuration / 5;
 constexpr Duration kRefreshJitterMax =
     kRefreshInterval / 8;  // processes that start together drift apart
 constexpr Duration kRetryInterval = std::chrono::milliseconds(500);

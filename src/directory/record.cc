@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <boost/json.hpp>
 
+#include "directory/json_fields.h"
 #include "wire/messages.pb.h"
 
 namespace mooncake {
@@ -22,11 +23,6 @@ std::uint64_t UnixMs(WallTime time) {
 WallTime FromUnixMs(std::uint64_t ms) {
   constexpr std::uint64_t kMsMax = 9'000'000'000'000;
   return WallTime(milliseconds(std::min(ms, kMsMax)));
-}
-
-std::string TextOf(const json::object& object, std::string_view key) {
-  const json::value* const value = object.if_contains(key);
-  return value != nullptr && value->is_string() ? std::string(value->get_string()) : std::string();
 }
 
 std::uint64_t NumberOf(const json::object& object, std::string_view key) {

@@ -8,9 +8,7 @@
 namespace mooncake {
 namespace {
 
-constexpr Duration kRetryPause = std::chrono::milliseconds(50);
-
-bool IsWorthRetrying(const Error& error) {
+bool AnotherMayServe(const Error& error) {
   switch (error.code()) {
     case Errc::kPeerGone:
     case Errc::kUnavailable:
@@ -148,7 +146,7 @@ Task<Result<CompletionResult>> Coordinator::CompleteRemotely(std::vector<Token> 
     if (result) break;
     const bool late = After(core_.world.clock.Now(), kRetryPause) >= deadline;
     if (late || core_.closing || abandon->is_set() || progress->unwanted ||
-        !IsWorthRetrying(result.error()))
+        !AnotherMayServe(result.error()))
       break;
     MC_LOG(debug, "another decode partner: {}", result.error().Text());
     retries_.Add();

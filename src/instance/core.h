@@ -18,6 +18,9 @@ namespace mooncake {
 
 enum class Role { kPrefill, kDecode, kBoth };
 [[nodiscard]] std::string_view ToString(Role role) noexcept;
+/// Between two attempts of one request, with this or another partner.
+inline constexpr Duration kRetryPause = std::chrono::milliseconds(50);
+
 [[nodiscard]] constexpr bool CanPrefill(Role role) noexcept { return role != Role::kDecode; }
 [[nodiscard]] constexpr bool CanDecode(Role role) noexcept { return role != Role::kPrefill; }
 

@@ -12,7 +12,6 @@ namespace {
 
 constexpr std::uint32_t kTokensPerStep = 32;  // decoded in one go: about a millisecond
 constexpr std::size_t kTokensAbsorbedPerStep = 4096;
-constexpr Duration kRetryPause = std::chrono::milliseconds(50);
 
 // After these, the prefill side has ended with the request and touches our pages no more.
 bool HasAnswered(const Error& error) {

@@ -15,6 +15,9 @@
 
 namespace mooncake {
 
+/// Where many short ranges are copied: so many ranges ahead memory is fetched into the caches.
+inline constexpr std::size_t kPrefetchAhead = 8;
+
 /// A value: copy it freely, use it from any thread. Ranges must not overlap.
 class CopyEngine {
  public:

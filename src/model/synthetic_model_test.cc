@@ -13,7 +13,7 @@ namespace {
 
 using Bytes = std::vector<std::byte>;
 
-SyntheticModel Tiny(double scale = 1.0) {
+SyntheticModel TinyModel(double scale = 1.0) {
   return SyntheticModel(Scale(FindModel("tiny").value(), scale, 16).value());
 }
 
@@ -58,7 +58,7 @@ Token Answer(const SyntheticModel& model, const SequenceDigest& digest, Cache& c
 }
 
 TEST(SyntheticModel, GoldenValues) {  // change them, and instances of two versions disagree
-  const SyntheticModel model = Tiny();
+  const SyntheticModel model = TinyModel();
   const std::vector<Token> tokens = CountingTokens(40);
   const std::vector<Chain> chains = model.Chains(tokens);
   Cache cache(model, chains);
@@ -78,7 +78,7 @@ TEST(SyntheticModel, GoldenValues) {  // change them, and instances of two versi
 }
 
 TEST(SyntheticModel, ChainsContinueWhereTheyStopped) {
-  const SyntheticModel model = Tiny();
+  const SyntheticModel model = TinyModel();
   const std::vector<Token> tokens = CountingTokens(100);
   const std::vector<Chain> whole = model.Chains(tokens);
   std::vector<Chain> pieces = model.Chains(std::span(tokens).first(37));
@@ -89,7 +89,7 @@ TEST(SyntheticModel, ChainsContinueWhereTheyStopped) {
 }
 
 TEST(SyntheticModel, AChainDependsOnEveryTokenBeforeIt) {
-  const SyntheticModel model = Tiny();
+  const SyntheticModel model = TinyModel();
   const std::vector<Token> tokens = CountingTokens(64);
   std::set<Chain> ends{model.Chains(tokens).back()};
   for (std::size_t changed = 0; changed < tokens.size(); ++changed) {
@@ -115,7 +115,7 @@ TEST(SyntheticModel, ModelsOfOtherRowsHaveOtherChainsWhateverTheirPages) {
 }
 
 TEST(SyntheticModel, EveryWordOfARowDependsOnChainAndLayer) {
-  const SyntheticModel model = Tiny();
+  const SyntheticModel model = TinyModel();
   const std::vector<Chain> chains = model.Chains(CountingTokens(64));
   Cache cache(model, chains);
   std::set<std::uint64_t> words;
@@ -128,7 +128,7 @@ TEST(SyntheticModel, EveryWordOfARowDependsOnChainAndLayer) {
 }
 
 TEST(SyntheticModel, OneRowIsTheSameAsAmongMany) {
-  const SyntheticModel model = Tiny(0.07);  // rows of 8 bytes
+  const SyntheticModel model = TinyModel(0.07);  // rows of 8 bytes
   ASSERT_EQ(model.shape().row_bytes, 8u);
   const std::vector<Chain> chains = model.Chains(CountingTokens(20));
   Cache cache(model, chains);
@@ -139,7 +139,7 @@ TEST(SyntheticModel, OneRowIsTheSameAsAmongMany) {
 
 TEST(SequenceDigest, IsTheSameHoweverTheRowsAreSplit) {
   for (const double scale : {1.0, 0.07}) {
-    const SyntheticModel model = Tiny(scale);
+    const SyntheticModel model = TinyModel(scale);
     Cache cache(model, model.Chains(CountingTokens(50)));
     const SequenceDigest whole = DigestOf(model, cache, 50);
     for (std::size_t rows = 1; rows < 50; ++rows)
@@ -148,7 +148,7 @@ TEST(SequenceDigest, IsTheSameHoweverTheRowsAreSplit) {
 }
 
 TEST(SequenceDigest, TellsTheOrderOfRows) {
-  const SyntheticModel model = Tiny();
+  const SyntheticModel model = TinyModel();
   Cache cache(model, model.Chains(CountingTokens(50)));
   const SequenceDigest before = DigestOf(model, cache, 50);
   std::swap_ranges(cache.Row(1, 20), cache.Row(1, 21), cache.Row(1, 40));
@@ -187,7 +187,7 @@ TEST(NextToken, APageThatChangesAfterItWasReadIsFoundByAttention) {
 }
 
 TEST(NextToken, StaysBelowTheVocabularyAndPositionsBelowTheSequence) {
-  const SyntheticModel model = Tiny(0.07);
+  const SyntheticModel model = TinyModel(0.07);
   std::set<Token> seen;
   for (std::size_t count = 1; count < 200; ++count) {
     Cache cache(model, model.Chains(CountingTokens(count)));

@@ -14,7 +14,6 @@ namespace {
 constexpr std::size_t kDirectBytesMin = 2 << 10;
 constexpr std::size_t kSumTogetherBytesMax = 1
                                              << 10;  // longer ones are summed while they are copied
-constexpr std::size_t kPrefetchAhead = 8;
 
 Status CheckSlice(const Slice& slice, const RegionInfo& region) {
   if (slice.offset <= region.length_bytes &&

@@ -12,7 +12,7 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr Duration kHealMax = 100s;  // after the last fault, until every instance answers again
+constexpr Duration kAnswerMax = 100s;  // after the last fault, until every instance answers again
 constexpr Duration kWayMax = 4s;     // of a request to its instance and back, on a calm network
 constexpr history::Process kClient = 1'000'000;  // in the history
 
@@ -348,16 +348,16 @@ void InstanceRun::Heal() {
             count -= 1;
           }(*this, node, left));
   }
-  if (!Await([&left] { return left == 0; }, After(sim_.Now(), 2 * kHealMax)))
+  if (!Await([&left] { return left == 0; }, After(sim_.Now(), 2 * kAnswerMax)))
     Found(Rule::kNotHealed, "the proofs do not end");
-  static_cast<void>(Await([this] { return checker_.open() == 0; }, After(sim_.Now(), kHealMax)));
+  static_cast<void>(Await([this] { return checker_.open() == 0; }, After(sim_.Now(), kAnswerMax)));
 }
 
 // An instance has healed when it answers, and when nothing of any request is left there.
 Task<void> InstanceRun::Prove(std::size_t node) {
   World& world = client_->world();
   SimRandom random(StreamSeed(plan_.seed, "proof", node));
-  const Instant limit = After(world.clock.Now(), kHealMax);
+  const Instant limit = After(world.clock.Now(), kAnswerMax);
   constexpr Duration kPause = 200ms;
   bool answered = false;
   while (!answered && world.clock.Now() < limit) {
@@ -371,7 +371,7 @@ Task<void> InstanceRun::Prove(std::size_t node) {
   }
   if (!answered)
     Found(Rule::kNotHealed,
-          fmt::format("node {} does not answer {} s after the last fault", node, kHealMax / 1s));
+          fmt::format("node {} does not answer {} s after the last fault", node, kAnswerMax / 1s));
   std::string why;
   for (bool idle = false; !idle;) {
     auto ask = IsIdle(node, why);

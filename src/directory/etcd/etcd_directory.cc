@@ -15,9 +15,9 @@ namespace {
 
 namespace json = boost::json;
 
-constexpr std::uint16_t kDefaultPort = 2379;
+constexpr std::uint16_t kEtcdPort = 2379;
 
-std::string TextOf(const json::object& object, std::string_view key) {
+std::string ScalarOf(const json::object& object, std::string_view key) {
   const json::value* const value = object.if_contains(key);
   if (value == nullptr) return {};
   if (value->is_string()) return std::string(value->get_string());
@@ -30,7 +30,7 @@ class EtcdClient {
  public:
   EtcdClient(World& world, EtcdServers servers) : world_(world), servers_(std::move(servers)) {
     for (HostPort& endpoint : servers_.endpoints) {
-      if (endpoint.port == 0) endpoint.port = kDefaultPort;
+      if (endpoint.port == 0) endpoint.port = kEtcdPort;
     }
   }
 
@@ -82,7 +82,7 @@ class EtcdClient {
       auto post = Post("/v3/auth/authenticate", login, deadline);
       Result<json::object> reply = co_await std::move(post);
       if (!reply) co_return Fail(reply.error());
-      token_ = TextOf(*reply, "token");
+      token_ = ScalarOf(*reply, "token");
     }
     auto post = Post(target, request, deadline);
     Result<json::object> reply = co_await std::move(post);
@@ -131,7 +131,7 @@ class EtcdClient {
     }
     const json::object& object = value.get_object();
     if (response.status == 200) return object;
-    const std::string message = TextOf(object, object.contains("message") ? "message" : "error");
+    const std::string message = ScalarOf(object, object.contains("message") ? "message" : "error");
     if (response.status == 401 || message.find("authentication failed") != std::string::npos ||
         message.find("invalid auth token") != std::string::npos ||
         message.find("permission denied") != std::string::npos ||
@@ -169,7 +169,7 @@ class EtcdStore final : public RecordStore {
       if (!reply) co_return Fail(reply.error());
       const json::value* const result = reply->if_contains("result");
       const std::string left =
-          result != nullptr && result->is_object() ? TextOf(result->get_object(), "TTL") : "";
+          result != nullptr && result->is_object() ? ScalarOf(result->get_object(), "TTL") : "";
       if (!left.empty() && left != "0") co_return Status{};
       MC_LOG(info, "the lease in {} had expired: registering again", Describe());
       lease_.clear();
@@ -198,7 +198,7 @@ class EtcdStore final : public RecordStore {
     if (const json::value* kvs = reply->if_contains("kvs"); kvs != nullptr && kvs->is_array()) {
       for (const json::value& entry : kvs->get_array()) {
         if (!entry.is_object()) continue;
-        const std::optional<std::string> value = DecodeBase64(TextOf(entry.get_object(), "value"));
+        const std::optional<std::string> value = DecodeBase64(ScalarOf(entry.get_object(), "value"));
         AddRecord(value.value_or(""), Describe(), listing);
       }
     }
@@ -211,7 +211,7 @@ class EtcdStore final : public RecordStore {
     auto grant = client_.Call("/v3/lease/grant", json::object{{"TTL", seconds}}, deadline);
     const Result<json::object> granted = co_await std::move(grant);
     if (!granted) co_return Fail(granted.error());
-    std::string id = TextOf(*granted, "ID");
+    std::string id = ScalarOf(*granted, "ID");
     if (id.empty())
       co_return Fail(ErrorId::kDirectoryGarbage, Describe() + " grants a lease without an id");
     json::object request{{"key", EncodeBase64(prefix_ + ToString(record.identity.id))},

@@ -7,27 +7,24 @@
 #include <boost/json.hpp>
 #include <charconv>
 
+#include "directory/json_fields.h"
+
 namespace mooncake {
 namespace {
 
 namespace json = boost::json;
 using std::chrono::milliseconds;
 
-std::int64_t UnixMs(WallTime time) {
+std::int64_t UnixMsOf(WallTime time) {
   return std::chrono::duration_cast<milliseconds>(time.time_since_epoch()).count();
 }
 
 // A number of somebody else's, clamped to what a WallTime of nanoseconds can hold.
-WallTime FromUnixMs(const json::object& object, std::string_view key) {
+WallTime TimeOf(const json::object& object, std::string_view key) {
   constexpr std::int64_t kMsMax = 9'000'000'000'000;
   const json::value* const value = object.if_contains(key);
   if (value == nullptr || !value->is_int64()) return WallTime{};
   return WallTime(milliseconds(std::clamp<std::int64_t>(value->get_int64(), 0, kMsMax)));
-}
-
-std::string TextOf(const json::object& object, std::string_view key) {
-  const json::value* const value = object.if_contains(key);
-  return value != nullptr && value->is_string() ? std::string(value->get_string()) : std::string();
 }
 
 // Values are bytes of whoever put them there: one that is not UTF-8 must not hide the others.
@@ -114,7 +111,7 @@ std::string ToJson(const MetadataListing& listing) {
     gone.push_back({{"key", obituary.entry.key},
                     {"value", obituary.entry.value},
                     {"cause", obituary.cause},
-                    {"gone_unix_ms", UnixMs(obituary.gone)}});
+                    {"gone_unix_ms", UnixMsOf(obituary.gone)}});
   }
   return json::serialize(json::object{{"entries", entries}, {"gone", gone}});
 }
@@ -132,7 +129,7 @@ Result<MetadataListing> ListingFromJson(std::string_view text) {
   ForEachObject(value.get_object(), "gone", [&listing](const json::object& entry) {
     listing.gone.push_back({{TextOf(entry, "key"), TextOf(entry, "value")},
                             TextOf(entry, "cause"),
-                            FromUnixMs(entry, "gone_unix_ms")});
+                            TimeOf(entry, "gone_unix_ms")});
   });
   return listing;
 }
@@ -172,7 +169,7 @@ WallTime ExpiryOf(std::string_view record_json) {
   json::error_code code;
   const json::value value = Parse(record_json, code);
   if (code || !value.is_object()) return WallTime{};
-  return FromUnixMs(value.get_object(), "expires_unix_ms");
+  return TimeOf(value.get_object(), "expires_unix_ms");
 }
 
 std::optional<WallTime> ParseHttpDate(std::string_view text) {

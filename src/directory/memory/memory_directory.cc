@@ -11,10 +11,9 @@
 namespace mooncake {
 namespace {
 
-constexpr Duration kRefreshInterval = kLeaseDuration / 5;
-constexpr Duration kRetryInterval = std::chrono::milliseconds(200);
-constexpr Duration kCallTimeout = std::chrono::seconds(3);
-constexpr std::uint16_t kDefaultPort = 7700;
+constexpr Duration kReconnectInterval = std::chrono::milliseconds(200);
+constexpr Duration kRpcTimeout = std::chrono::seconds(3);
+constexpr std::uint16_t kDirectoryPort = 7700;
 
 // What differs between the two kinds: how a connection to the carrier comes about.
 class Carrier {
@@ -93,7 +92,7 @@ class RemoteCarrier final : public Carrier {
  public:
   explicit RemoteCarrier(std::vector<HostPort> servers) : servers_(std::move(servers)) {
     for (HostPort& server : servers_) {
-      if (server.port == 0) server.port = kDefaultPort;
+      if (server.port == 0) server.port = kDirectoryPort;
     }
   }
 
@@ -171,7 +170,7 @@ class MemoryDirectory final : public Directory {
       if (registered) break;
       if (!IsWorthRetrying(registered.error()) || state->world.clock.Now() >= deadline)
         co_return registered;
-      co_await state->world.clock.SleepFor(state->world.control, kRetryInterval);
+      co_await state->world.clock.SleepFor(state->world.control, kReconnectInterval);
     }
     Spawn(state->world.control,
           [](std::shared_ptr<State> s) -> Task<void> { co_await s->KeepAlive(); }(state));
@@ -274,7 +273,7 @@ class MemoryDirectory final : public Directory {
     // is tried again once.
     Task<Result<Reply>> Call(Method method, std::string body, Instant deadline) {
       const auto self = shared_from_this();
-      const Instant limit = std::min(deadline, After(world.clock.Now(), kCallTimeout));
+      const Instant limit = std::min(deadline, After(world.clock.Now(), kRpcTimeout));
       Result<Reply> reply = co_await CallOnce(method, body, limit);
       if (!reply && reply.error().code() == Errc::kPeerGone)
         reply = co_await CallOnce(method, body, limit);
@@ -318,7 +317,7 @@ class MemoryDirectory final : public Directory {
         // A broken connection wakes us at once: a carrier that died has a successor within
         // milliseconds.
         const Duration pause =
-            connection && connection->is_open() ? kRefreshInterval : kRetryInterval;
+            connection && connection->is_open() ? kRefreshInterval : kReconnectInterval;
         timer->At(After(world.clock.Now(), pause), [this] { wake.Notify(); });
         co_await wake.Wait();
         if (stopped) co_return;

@@ -15,7 +15,7 @@ namespace {
 
 using std::chrono::milliseconds;
 
-constexpr std::uint16_t kDefaultPort = 6379;
+constexpr std::uint16_t kRedisPort = 6379;
 // Ids of the dead leave the sorted set by the clocks of the living, which may be wrong by that
 // much.
 constexpr Duration kMemberMax = std::chrono::hours(1);
@@ -121,7 +121,7 @@ Result<RedisServer> ParseRedisServer(std::string_view connection) {
   Result<HostPort> address = ParseHostPort(rest.substr(0, slash));
   if (!address) return Fail(Within("metadata_server", address.error()));
   server.address = std::move(*address);
-  if (server.address.port == 0) server.address.port = kDefaultPort;
+  if (server.address.port == 0) server.address.port = kRedisPort;
   return server;
 }
 

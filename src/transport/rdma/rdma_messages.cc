@@ -10,7 +10,7 @@ namespace {
 constexpr std::uint32_t kNumberMax = (1U << 24) - 1;
 constexpr std::uint32_t kMtuMin = 256;
 constexpr std::uint32_t kMtuMax = 4096;
-constexpr std::uint32_t kReadsMax = 255;
+constexpr std::uint32_t kReadsMaxSaid = 255;
 constexpr int kDevicesMax = 64;
 constexpr int kAddressesMax = 256;
 
@@ -77,7 +77,7 @@ Result<QueuePairEnd> FromProto(const pb::RdmaEnd& proto) {
     return Bad("numbers of queue pairs and packets have 24 bits");
   if (proto.mtu_bytes() < kMtuMin || proto.mtu_bytes() > kMtuMax)
     return Bad("an MTU is 256 to 4096 bytes");
-  if (proto.reads() > kReadsMax || proto.lid() > UINT16_MAX) return Bad("a limit out of range");
+  if (proto.reads() > kReadsMaxSaid || proto.lid() > UINT16_MAX) return Bad("a limit out of range");
   return QueuePairEnd{proto.queue_pair(), proto.packet(), proto.mtu_bytes(), proto.reads(),
                       static_cast<std::uint16_t>(proto.lid())};
 }

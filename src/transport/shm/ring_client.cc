@@ -16,7 +16,6 @@ constexpr Duration kDrainMax =
 constexpr std::size_t kSplinterBytes =
     4096;  // a range is cut at a slot's end only if the part is at least this
 constexpr std::size_t kKnownRegions = 256;
-constexpr std::size_t kPrefetchAhead = 8;
 
 }  // namespace
 

@@ -13,7 +13,6 @@ using namespace std::chrono_literals;
 constexpr Duration kSpinOnce =
     2us;  // at a stretch: other connections of the loop get their turn between
 constexpr int kSlotsBetweenTurns = 4;
-constexpr std::size_t kPrefetchAhead = 8;
 constexpr std::uint32_t kBulkPayloadBytes = 128
                                             << 10;  // a slot so full belongs to a batch of several
 

@@ -5,11 +5,11 @@
 namespace mooncake::shm {
 namespace {
 
-constexpr Duration kFixedCost{150};
-constexpr double kNanosecondsPerRange = 25;
+constexpr Duration kMappedCost{150};
+constexpr double kMappedNanosecondsPerRange = 25;
 constexpr std::size_t kRangesBetweenLooks =
     4096;  // tiny ranges: the deadline is looked at after so many
-constexpr std::size_t kPrefetchAhead = 12;
+constexpr std::size_t kMappedPrefetchAhead = 12;
 constexpr std::uint64_t kPrefetchedBytes = 512;  // longer copies fetch ahead themselves
 
 }  // namespace
@@ -20,7 +20,7 @@ ShmPath::ShmPath(World& world, CopyEngine copy, std::shared_ptr<const PeerInfo> 
       copy_(copy),
       peer_(std::move(peer)),
       link_(std::move(link)),
-      cost_(kFixedCost, kNanosecondsPerRange, 1 / copy.gigabytes_per_second(1 << 20)),
+      cost_(kMappedCost, kMappedNanosecondsPerRange, 1 / copy.gigabytes_per_second(1 << 20)),
       views_(std::make_shared<const Views>()) {}
 
 std::optional<Duration> ShmPath::Estimate(const Transfer& transfer) const {
@@ -172,8 +172,8 @@ Status ShmPath::CopyAll(const Transfer& transfer, const Views& views) {
     }
     // The peer's memory is usually far from this processor's caches, and ours too: fetch both ends
     // of what comes.
-    if (slice.length_bytes <= kPrefetchedBytes && i + kPrefetchAhead < slices.size()) {
-      const Slice& coming = slices[i + kPrefetchAhead];
+    if (slice.length_bytes <= kPrefetchedBytes && i + kMappedPrefetchAhead < slices.size()) {
+      const Slice& coming = slices[i + kMappedPrefetchAhead];
       __builtin_prefetch(writes ? base + coming.offset : coming.local, 1);
       __builtin_prefetch(writes ? coming.local : base + coming.offset, 0);
     }

@@ -16,7 +16,6 @@ constexpr std::uint64_t kAcknowledgeEvery = 64;
 // Lists of reads on their way while the peer may be busy sending: they must fit into what the
 // kernel holds.
 constexpr std::uint64_t kListBytesAheadMax = 32 << 10;
-constexpr std::size_t kPrefetchAhead = 8;  // of short ranges
 
 }  // namespace
 

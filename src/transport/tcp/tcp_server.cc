@@ -13,7 +13,6 @@ namespace {
 // Ranges that long on average are sent from where they lie; shorter ones by way of a buffer, as a
 // system call with many short pieces costs more than copying them.
 constexpr std::size_t kSendDirectBytesMin = 32 << 10;
-constexpr std::size_t kPrefetchAhead = 8;  // of short ranges
 
 class DataServer {
  public:
