@@ -18,13 +18,8 @@ run_check() {
   MOONCAKE="$PWD/build/bin/mooncake" count_in_vm 480 "${rdma_checks[@]}"
   count "soak, 3 minutes" quietly python3 tests/soak/soak.py --minutes 3
   count "the wheel in an empty environment" quietly check_wheel
-  local preset
-  for preset in asan tsan; do
-    if count "build of $preset" build_preset "$preset"; then check_sanitizer "$preset"; fi
-  done
-  local fuzzers
-  mapfile -t fuzzers < <(ls tests/fuzz/corpus)
-  if count "build of fuzz" build_preset fuzz "${fuzzers[@]/#/bin/fuzz_}"; then check_fuzzers "${fuzzers[@]}"; fi
+  if count "build of asan" build_preset asan; then check_sanitizer asan; check_fuzzers; fi
+  if count "build of tsan" build_preset tsan; then check_sanitizer tsan; fi
   summary
 }
 
@@ -68,23 +63,24 @@ check_sanitizer() {
   unset ASAN_OPTIONS UBSAN_OPTIONS TSAN_OPTIONS
 }
 
-# check_fuzzers NAME...: each from its corpus, for a while, two at a time; what they find on the way stays in build/fuzz.
+# Each fuzzer from its corpus, for a while, two at a time; what they find on the way stays in build/asan/fuzz.
 check_fuzzers() {
-  local seconds="${MOONCAKE_FUZZ_SECONDS:-30}" name
-  printf '%s\n' "$@" | xargs -P 2 -I{} bash -c '
-    mkdir -p "build/fuzz/corpus/{}"
-    build/fuzz/bin/fuzz_{} -max_total_time="$1" -timeout=10 -rss_limit_mb=2048 -print_final_stats=0 -artifact_prefix=build/fuzz/ \
-      "build/fuzz/corpus/{}" "tests/fuzz/corpus/{}" >"build/fuzz/{}.log" 2>&1
-    echo $? >"build/fuzz/{}.rc"' _ "$seconds"
-  for name in "$@"; do
+  local seconds="${MOONCAKE_FUZZ_SECONDS:-30}" name fuzzers
+  mapfile -t fuzzers < <(ls tests/fuzz/corpus)
+  printf '%s\n' "${fuzzers[@]}" | xargs -P 2 -I{} bash -c '
+    mkdir -p "build/asan/fuzz/corpus/{}"
+    build/asan/bin/fuzz_{} -max_total_time="$1" -timeout=10 -rss_limit_mb=2048 -print_final_stats=0 -artifact_prefix=build/asan/fuzz/ \
+      "build/asan/fuzz/corpus/{}" "tests/fuzz/corpus/{}" >"build/asan/fuzz/{}.log" 2>&1
+    echo $? >"build/asan/fuzz/{}.rc"' _ "$seconds"
+  for name in "${fuzzers[@]}"; do
     count "fuzz $name, $seconds s" fuzzer_lived "$name" || true
   done
 }
 
-# What it found, if anything: the input is in build/fuzz.
+# What it found, if anything: the input is in build/asan/fuzz.
 fuzzer_lived() {
   local rc
-  rc=$(cat "build/fuzz/$1.rc")
-  [ "$rc" -eq 0 ] || tail -n 80 "build/fuzz/$1.log"
+  rc=$(cat "build/asan/fuzz/$1.rc")
+  [ "$rc" -eq 0 ] || tail -n 80 "build/asan/fuzz/$1.log"
   return "$rc"
 }

@@ -125,7 +125,6 @@ class SimNet {
   std::vector<std::unique_ptr<SimHost>> hosts_;
   std::map<std::pair<const SimHost*, const SimHost*>, SimLink> links_;  // looked up, never iterated
   std::vector<std::weak_ptr<Connection>> connections_;                  // in order of their making
-  std::uint64_t cuts_ = 0;
 };
 
 }  // namespace mooncake

@@ -176,7 +176,7 @@ struct SimProcess::Parts {
 };
 
 SimProcess::SimProcess(SimWorld& sim, SimHost& host, HostIdentity identity, std::uint64_t seed)
-    : sim_(sim), host_(host), turn_(sim.loop_), executor_(SimExecutor(turn_)) {
+    : host_(host), turn_(sim.loop_), executor_(SimExecutor(turn_)) {
   SimRandom random(StreamSeed(seed, "clock", 0));
   clock_offset_ = random.Between(Duration(0), Duration(std::chrono::hours(1000)));
   clock_drift_ppm_ = static_cast<std::int64_t>(random.Below(2 * sim.clock_drift_ppm_max + 1)) -

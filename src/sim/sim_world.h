@@ -60,7 +60,6 @@ class SimProcess {
   friend class SimTimer;
   struct Parts;
   SimProcess(SimWorld& world, SimHost& host, HostIdentity identity, std::uint64_t seed);
-  SimWorld& sim_;
   SimHost& host_;
   SimTurn turn_;
   Executor executor_;
