@@ -50,7 +50,8 @@ mooncake.Engine().close()' && bin/transfer_engine_topology_dump && bin/transfer_
 check_sanitizer() {
   local preset="$1"
   export ASAN_OPTIONS=detect_stack_use_after_return=0:abort_on_error=0 UBSAN_OPTIONS=print_stacktrace=1
-  # Its wrapper of send() notes what was read only after the call: a receiver in the same process that goes on at once would be
+  export ASAN_SYMBOLIZER_PATH=/usr/bin/llvm-symbolizer-19 TSAN_SYMBOLIZER_PATH=/usr/bin/llvm-symbolizer-19
+  # ThreadSanitizer's wrapper of send() notes what was read only after the call: a receiver in the same process that goes on at once would be
   # taken for a race.
   export TSAN_OPTIONS="halt_on_error=1 second_deadlock_stack=1 intercept_send=0"
   count_gtest "build/$preset/tests"
@@ -60,7 +61,7 @@ check_sanitizer() {
   [ "$preset" = tsan ] || processes+=(original_case kill bad_input trace)
   MOONCAKE="$PWD/build/$preset/bin/mooncake" MOONCAKE_TEST_KILLS=10 MOONCAKE_TEST_TRACE_REQUESTS=60 \
     count_unittest $(printf "tests/integration/%s_test.py " "${processes[@]}")
-  unset ASAN_OPTIONS UBSAN_OPTIONS TSAN_OPTIONS
+  unset ASAN_OPTIONS UBSAN_OPTIONS TSAN_OPTIONS ASAN_SYMBOLIZER_PATH TSAN_SYMBOLIZER_PATH
 }
 
 # Each fuzzer from its corpus, for a while, two at a time; what they find on the way stays in build/asan/fuzz.

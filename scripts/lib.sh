@@ -4,7 +4,7 @@ build_packages=(build-essential cmake ninja-build pkg-config ccache mold libboos
   libfmt-dev libspdlog-dev libcli11-dev libgflags-dev libexpected-dev libxxhash-dev prometheus-cpp-dev libgtest-dev libgmock-dev
   libbenchmark-dev libssl-dev pybind11-dev python3-dev libibverbs-dev libhwloc-dev)
 test_packages=(binutils etcd-server iproute2 openssl python3 python3-venv redis-server)
-clang_packages=(clang-19 clang-tidy-19 clang-format-19 libclang-rt-19-dev)
+clang_packages=(clang-19 clang-tidy-19 clang-format-19 libclang-rt-19-dev llvm-19)
 rdma_packages=(qemu-system-x86 xz-utils iproute2 ibverbs-utils ibverbs-providers perftest)
 
 # Installs the packages that are missing; does nothing, and needs no right, where all are there.

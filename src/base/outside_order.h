@@ -3,13 +3,13 @@
 // says makes another thread of ours read them. Nothing in other builds.
 #pragma once
 
-#ifdef __SANITIZE_THREAD__
+#ifdef MC_THREAD_SANITIZER
 #include <sanitizer/tsan_interface.h>
 #endif
 
 namespace mooncake {
 
-#ifdef __SANITIZE_THREAD__
+#ifdef MC_THREAD_SANITIZER
 inline char outside_order;
 /// Before this thread tells somebody outside.
 inline void OrderBeforeOutside() noexcept { __tsan_release(&outside_order); }

@@ -21,7 +21,7 @@ using namespace std::chrono_literals;
 
 constexpr std::size_t kRegions = 50'000;
 constexpr std::uint64_t kRegionBytes = 4096;
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#ifdef MC_SANITIZED
 constexpr Duration kLookUpMax = 20us;  // it looks up much besides
 #else
 constexpr Duration kLookUpMax = 1us;
