@@ -13,7 +13,7 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr Duration kAnswerMax = 100s;  // after the last fault, until every instance answers again
-constexpr Duration kWayMax = 4s;     // of a request to its instance and back, on a calm network
+constexpr Duration kWayMax = 4s;       // of a request to its instance and back, on a calm network
 constexpr history::Process kClient = 1'000'000;  // in the history
 
 ScaledShape ShapeOf(const InstanceShape& instances) {

@@ -198,7 +198,8 @@ class EtcdStore final : public RecordStore {
     if (const json::value* kvs = reply->if_contains("kvs"); kvs != nullptr && kvs->is_array()) {
       for (const json::value& entry : kvs->get_array()) {
         if (!entry.is_object()) continue;
-        const std::optional<std::string> value = DecodeBase64(ScalarOf(entry.get_object(), "value"));
+        const std::optional<std::string> value =
+            DecodeBase64(ScalarOf(entry.get_object(), "value"));
         AddRecord(value.value_or(""), Describe(), listing);
       }
     }

@@ -161,7 +161,7 @@ std::string WithExpiry(const std::string& record_json, WallTime expires) {
   json::error_code code;
   json::value value = Parse(record_json, code);
   if (code || !value.is_object()) return record_json;
-  value.get_object()["expires_unix_ms"] = UnixMs(expires);
+  value.get_object()["expires_unix_ms"] = UnixMsOf(expires);
   return json::serialize(value);
 }
 
