@@ -1,6 +1,6 @@
 # ./run check: what takes longer than the tests: lint, sanitizers, simulation, planted faults, fuzzing, a short soak, benchmarks with
 # tiny inputs, the longer tests of RDMA.
-# MOONCAKE_FUZZ_SECONDS (default 30) is the time of each fuzzer.
+# MOONCAKE_FUZZ_SECONDS (default 20) is the time of each fuzzer.
 source scripts/bench.sh
 source scripts/lint.sh
 source scripts/rdma.sh
@@ -66,7 +66,7 @@ check_sanitizer() {
 
 # Each fuzzer from its corpus, for a while, two at a time; what they find on the way stays in build/asan/fuzz.
 check_fuzzers() {
-  local seconds="${MOONCAKE_FUZZ_SECONDS:-30}" name fuzzers
+  local seconds="${MOONCAKE_FUZZ_SECONDS:-20}" name fuzzers
   mapfile -t fuzzers < <(ls tests/fuzz/corpus)
   printf '%s\n' "${fuzzers[@]}" | xargs -P 2 -I{} bash -c '
     mkdir -p "build/asan/fuzz/corpus/{}"
