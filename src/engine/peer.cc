@@ -94,7 +94,8 @@ PeerImpl::PeerImpl(World& world, Identity identity, Record record, std::vector<P
     : world_(world),
       identity_(std::move(identity)),
       record_(std::move(record)),
-      slots_(std::move(slots)) {}
+      slots_(std::move(slots)),
+      paths_(std::make_shared<PathChoices>()) {}
 
 bool PeerImpl::is_suspected() const { return connection_ && connection_->Silence().has_value(); }
 
@@ -177,6 +178,7 @@ Task<void> PeerImpl::OpenSlot(PathSlotPtr slot) {
     slot->path = path ? *path : nullptr;
     slot->reason = path ? std::string() : path.error().context;
   }
+  PathsChanged();
   if (path) {
     slot->failures_in_row = 0;
   } else if (again) {
@@ -212,18 +214,32 @@ void PeerImpl::OpenNow(std::string_view transport) {
 }
 
 PathChoice PeerImpl::Choose(const Transfer& transfer) const {
-  PathChoice best;
-  Duration least = Duration::max();
-  for (const PathSlotPtr& slot : slots_) {
-    std::shared_ptr<Path> path = slot->Get();
-    if (!path) continue;
-    const std::optional<Duration> estimate = path->Estimate(transfer);
-    if (estimate && *estimate < least) {
-      least = *estimate;
-      best = {slot.get(), std::move(path)};
-    }
+  std::shared_ptr<const PathChoices> paths;
+  {
+    const std::lock_guard lock(paths_mutex_);
+    paths = paths_;
   }
-  return best;
+  const PathChoice* best = nullptr;
+  Duration least = Duration::max();
+  for (const PathChoice& choice : *paths) {
+    const std::optional<Duration> estimate = choice.path->Estimate(transfer);
+    if (!estimate || *estimate >= least) continue;
+    least = *estimate;
+    best = &choice;
+  }
+  if (best == nullptr) return {};
+  return {best->slot, {std::move(paths), best->path.get()}};
+}
+
+// After each change of a slot's path.
+void PeerImpl::PathsChanged() {
+  std::shared_ptr<const PathChoices> before;  // ends after the lock: paths may end with it
+  const std::lock_guard lock(paths_mutex_);
+  auto paths = std::make_shared<PathChoices>();
+  for (const PathSlotPtr& slot : slots_) {
+    if (std::shared_ptr<Path> path = slot->Get()) paths->push_back({slot.get(), std::move(path)});
+  }
+  before = std::exchange(paths_, std::move(paths));
 }
 
 void PeerImpl::Failed(const PathChoice& choice, const Error& error) {
@@ -237,6 +253,7 @@ void PeerImpl::Failed(const PathChoice& choice, const Error& error) {
     if (choice.slot->transport->lands_late()) choice.slot->loose_ends = true;
     choice.slot->reason = error.context;
   }
+  PathsChanged();
   choice.path->Close();
   MC_LOG(info, "path {} to {} is out of use: {}", choice.slot->transport->name(),
          Describe(identity_), error.Text());
@@ -325,6 +342,7 @@ void PeerImpl::ClosePaths(const Error& cause) {
       if (path && slot->transport->lands_late()) slot->loose_ends = true;
       if (path) slot->reason = cause.context;
     }
+    if (path) PathsChanged();
     if (path) path->Close();
   }
 }

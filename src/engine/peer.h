@@ -81,6 +81,7 @@ struct PathChoice {
   PathSlot* slot = nullptr;  ///< Of the peer, and as long as it.
   std::shared_ptr<Path> path;
 };
+using PathChoices = std::vector<PathChoice>;
 
 class PeerImpl final : public Peer, public std::enable_shared_from_this<PeerImpl> {
  public:
@@ -134,12 +135,16 @@ class PeerImpl final : public Peer, public std::enable_shared_from_this<PeerImpl
   Task<void> OpenSlot(PathSlotPtr slot);
   Task<void> Reopen(PathSlotPtr slot);
   void ClosePaths(const Error& cause);
+  void PathsChanged();
   void Changed();
 
   World& world_;
   Identity identity_;
   Record record_;
   std::vector<PathSlotPtr> slots_;
+  // The paths of all slots, so that a transfer takes one lock and not one for each of them.
+  mutable std::mutex paths_mutex_;            // before those of the slots
+  std::shared_ptr<const PathChoices> paths_;  // guarded by paths_mutex_; never null
   // Shared with every PeerInfo, which paths keep.
   std::shared_ptr<KnownRegions> regions_ = std::make_shared<KnownRegions>();
   std::shared_ptr<RpcConnection> connection_;

@@ -55,12 +55,15 @@ void ShmPath::FetchAhead(const View& view, const Slice& slice) noexcept {
 }
 
 bool ShmPath::IsPrepared(const Transfer& transfer) const {
-  const std::shared_ptr<const Views> views = views_.load(std::memory_order_acquire);
+  return AreMapped(*views_.load(std::memory_order_acquire), transfer);
+}
+
+bool ShmPath::AreMapped(const Views& views, const Transfer& transfer) {
   const Access wanted = WantedAccess(transfer.direction);
   const View* view = nullptr;
   for (const Slice& slice : transfer.slices) {
     if (view != nullptr && view->region == slice.region) continue;
-    view = Find(*views, slice.region, wanted);
+    view = Find(views, slice.region, wanted);
     if (view == nullptr) return false;
     if (transfer.region_count == 1) break;
   }
@@ -137,12 +140,24 @@ Status ShmPath::CheckGoing(const Transfer& transfer) const {
 
 Status ShmPath::Run(const Transfer& transfer) {
   const CallGate::Pass pass(gate_);
+  const std::shared_ptr<const Views> views = views_.load(std::memory_order_acquire);
+  return RunOn(*views, transfer);
+}
+
+// One look at the views for both questions.
+std::optional<Status> ShmPath::TryRun(const Transfer& transfer) {
+  const CallGate::Pass pass(gate_);
+  const std::shared_ptr<const Views> views = views_.load(std::memory_order_acquire);
+  if (!AreMapped(*views, transfer)) return std::nullopt;
+  return RunOn(*views, transfer);
+}
+
+Status ShmPath::RunOn(const Views& views, const Transfer& transfer) {
   MC_TRY_STATUS(CheckGoing(transfer));
   MC_TRY_STATUS(CheckTransfer(transfer, *peer_->regions));
-  const std::shared_ptr<const Views> views = views_.load(std::memory_order_acquire);
-  if (!CostModel::IsWorthObserving(transfer)) return CopyAll(transfer, *views);
+  if (!CostModel::IsWorthObserving(transfer)) return CopyAll(transfer, views);
   const Instant begin = world_.clock.Now();
-  Status status = CopyAll(transfer, *views);
+  Status status = CopyAll(transfer, views);
   if (status) cost_.Observe(transfer, world_.clock.Now() - begin);
   return status;
 }

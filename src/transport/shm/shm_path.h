@@ -21,6 +21,7 @@ class ShmPath final : public Path, public std::enable_shared_from_this<ShmPath> 
   Task<Status> Prepare(TransferNeeds needs, Instant deadline) override;
   bool is_synchronous() const noexcept override { return true; }
   Status Run(const Transfer& transfer) override;
+  std::optional<Status> TryRun(const Transfer& transfer) override;
   void Start(const Transfer& transfer, std::function<void(Status)> done) override;
   void Forget(RegionId region) override;
   void Close() noexcept override;
@@ -39,6 +40,8 @@ class ShmPath final : public Path, public std::enable_shared_from_this<ShmPath> 
   [[nodiscard]] static View* Find(const Views& views, RegionId region, Access wanted);
   [[nodiscard]] Task<Status> MapRegion(RegionId region, Direction direction, Instant deadline);
   void Publish(RegionId region, std::shared_ptr<View> view);
+  [[nodiscard]] static bool AreMapped(const Views& views, const Transfer& transfer);
+  [[nodiscard]] Status RunOn(const Views& views, const Transfer& transfer);
   [[nodiscard]] Status CopyAll(const Transfer& transfer, const Views& views);
   [[nodiscard]] Status CheckGoing(const Transfer& transfer) const;
 
