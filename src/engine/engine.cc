@@ -230,14 +230,16 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
     const Instant begin = BeginOf(transfer);
     std::optional<Status> status = choice.path->TryRun(transfer);
     if (!status) return std::nullopt;
-    status = Ended(peer, choice, transfer, begin, *std::move(status));
+    HasEnded(peer, choice, transfer, begin, *status);
     if (!*status && MayHeal(status->error())) return std::nullopt;
     return status;
   }
 
   Status Run(PeerImpl& peer, const PathChoice& choice, const Transfer& transfer) {
     const Instant begin = BeginOf(transfer);
-    return Ended(peer, choice, transfer, begin, choice.path->Run(transfer));
+    Status status = choice.path->Run(transfer);
+    HasEnded(peer, choice, transfer, begin, status);
+    return status;
   }
 
   // A look at the clock costs as much as a small copy.
@@ -246,8 +248,8 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
   }
 
   // Keeps account of a transfer, and of what it says about its path.
-  Status Ended(PeerImpl& peer, const PathChoice& choice, const Transfer& transfer, Instant begin,
-               Status status) {
+  void HasEnded(PeerImpl& peer, const PathChoice& choice, const Transfer& transfer, Instant begin,
+                Status& status) {
     if (status && !peer.is_connected()) {
       // A mapping outlives its owner: bytes that were written into a dead process are nowhere.
       status = Fail(ErrorId::kPeerGone, Describe(peer.identity()));
@@ -258,7 +260,6 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
     } else if (IsPathsFault(status.error()) && choice.path->Estimate(transfer)) {
       peer.Failed(choice, status.error());
     }
-    return status;
   }
 
   std::shared_ptr<Batch> Submit(const PeerPtr& peer, Direction direction, std::vector<Copy> copies,

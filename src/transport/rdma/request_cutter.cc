@@ -14,6 +14,15 @@ struct Located {
   std::uint64_t length_bytes_max = 0;  // to the end of the nearer chunk
 };
 
+// Most regions are one chunk: a division costs more than all else here.
+struct ChunkPlace {
+  ChunkPlace(std::uint64_t at, std::uint64_t chunk_bytes) noexcept
+      : chunk(at < chunk_bytes ? 0 : at / chunk_bytes),
+        left_bytes(chunk_bytes - (at - chunk * chunk_bytes)) {}
+  std::uint64_t chunk;
+  std::uint64_t left_bytes;  // to its end
+};
+
 std::optional<Located> Locate(const RegionCursor& cursor, const RequestLimits& limits,
                               const std::byte* place, std::uint64_t remote_at) {
   if (!cursor.local || !cursor.local->IsReadyOn(limits.device)) return std::nullopt;
@@ -21,12 +30,11 @@ std::optional<Located> Locate(const RegionCursor& cursor, const RequestLimits& l
   const RegisteredRegion& local = *cursor.local;
   const RemoteRegion& remote = *cursor.remote;
   const auto address = reinterpret_cast<std::uint64_t>(place);
-  const std::uint64_t local_at = address - local.info.base;
-  return Located{address, local.on[limits.device].chunks[local_at / local.chunk_bytes].local_key,
-                 remote.base + remote_at,
-                 remote.keys[limits.peer_device][remote_at / remote.chunk_bytes],
-                 std::min(local.chunk_bytes - local_at % local.chunk_bytes,
-                          remote.chunk_bytes - remote_at % remote.chunk_bytes)};
+  const ChunkPlace local_at(address - local.info.base, local.chunk_bytes);
+  const ChunkPlace there_at(remote_at, remote.chunk_bytes);
+  return Located{address, local.on[limits.device].chunks[local_at.chunk].local_key,
+                 remote.base + remote_at, remote.keys[limits.peer_device][there_at.chunk],
+                 std::min(local_at.left_bytes, there_at.left_bytes)};
 }
 
 // False: it does not touch what is there at the peer, or there is no entry left for it.
