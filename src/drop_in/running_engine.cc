@@ -14,7 +14,6 @@ namespace {
 constexpr std::string_view kP2p = "P2PHANDSHAKE";
 constexpr Duration kPublishTimeout = std::chrono::seconds(10);
 constexpr Duration kWithdrawTimeout = std::chrono::seconds(2);
-constexpr Duration kResolveTimeout = std::chrono::seconds(5);
 constexpr Duration kProbeTimeout = std::chrono::seconds(3);
 
 // The kernels differ between machines, not between engines: measured once.
