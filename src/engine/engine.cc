@@ -247,13 +247,19 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
     return CostModel::IsWorthObserving(transfer) ? world.clock.Now() : Instant{};
   }
 
-  // Keeps account of a transfer, and of what it says about its path.
+  // After Run() or TryRun().
   void HasEnded(PeerImpl& peer, const PathChoice& choice, const Transfer& transfer, Instant begin,
                 Status& status) {
     if (status && !peer.is_connected()) {
       // A mapping outlives its owner: bytes that were written into a dead process are nowhere.
       status = Fail(ErrorId::kPeerGone, Describe(peer.identity()));
     }
+    Account(peer, choice, transfer, begin, status);
+  }
+
+  // What a transfer says about its path. `begin` may be unknown.
+  void Account(PeerImpl& peer, const PathChoice& choice, const Transfer& transfer, Instant begin,
+               const Status& status) {
     if (status) {
       choice.slot->Record(transfer.total_bytes,
                           begin == Instant{} ? Duration::zero() : world.clock.Now() - begin);
@@ -430,11 +436,7 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
         [loop = world.data, path = choice.path] { Post(loop, [path] { path->EndCancelled(); }); });
     Status status = co_await end->Get();
     batch->OnCancel(nullptr);
-    if (status) {
-      choice.slot->Record(transfer.total_bytes, world.clock.Now() - begin);
-    } else if (IsPathsFault(status.error()) && choice.path->Estimate(transfer)) {
-      peer->Failed(choice, status.error());
-    }
+    Account(*peer, choice, transfer, begin, status);
     co_return status;
   }
 
