@@ -1,5 +1,6 @@
 # ./run lint [--tidy]: formatting and our own rules, over files that git knows; with --tidy also clang-tidy, some ten minutes.
 run_lint() {
+  [ $# -eq 0 ] || [ "$*" = --tidy ] || { echo "run lint: there is no flag \"$*\" but --tidy" >&2; return 2; }
   install_packages "${build_packages[@]}" "${clang_packages[@]}"
   if [ "${1:-}" = --tidy ]; then
     # Each file by itself, as it is written; of the build only the generated and the precompiled headers.

@@ -173,8 +173,10 @@ Status TransferBench::Open(const TransportFactory& add_transports, const CopyEng
     if (!paths.empty() && paths[0].usable) {
       initiators_.push_back(std::move(initiator));
     } else if (options_.on_skipped) {
-      options_.on_skipped(
-          fmt::format("{}: {}", name, paths.empty() ? "not in this program" : paths[0].reason));
+      std::string why = paths.empty() ? "it is not in use on this machine" : paths[0].reason;
+      if (paths.empty() && transport == BenchTransport::kRdma && !options_.why_no_rdma.empty())
+        why = options_.why_no_rdma;
+      options_.on_skipped(fmt::format("{}: {}", name, why));
     }
   }
   if (initiators_.empty()) return Fail(ErrorId::kNoPath, "to the peer at " + options_.peer);

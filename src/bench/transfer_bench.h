@@ -22,7 +22,8 @@ struct TransferBenchOptions {
   std::uint64_t call_bytes_max = UINT64_MAX;    ///< Longer rows are made shorter.
   std::string verbs_device;  ///< Whose limit RDMA is compared with; empty: with none.
   Duration idle_duration = std::chrono::seconds(2);
-  std::function<void(const BenchEntry&)> on_entry;     ///< As soon as it is measured.
+  std::function<void(const BenchEntry&)> on_entry;  ///< As soon as it is measured.
+  std::string why_no_rdma;  ///< Where the transports are made without it; may be empty.
   std::function<void(const std::string&)> on_skipped;  ///< Why a transport is not measured.
 };
 

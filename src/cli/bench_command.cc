@@ -108,8 +108,12 @@ Result<bool> Bench(CommandInput& input) {
     std::fflush(stdout);
   };
   bench.on_skipped = [](const std::string& why) { fmt::print("not measured: {}\n", why); };
-  MC_TRY(TransportPlan plan, PlanTransports({.device_name = options.Text("device_name")}));
+  TransportChoice choice{.device_name = options.Text("device_name")};
+  for (const BenchTransport transport : bench.transports)
+    choice.transports.emplace_back(ToString(transport));
+  MC_TRY(TransportPlan plan, PlanTransports(choice));
   if (!plan.rdma_devices.empty()) bench.verbs_device = plan.rdma_devices.front();
+  bench.why_no_rdma = plan.why_no_rdma;
   MC_TRY(const std::vector<BenchEntry> entries,
          RunTransferBench(world, MakeTransports(std::move(plan)), CopyEngine::Measure(world.clock),
                           bench));

@@ -60,6 +60,12 @@ class Bench(unittest.TestCase):
             self.assertEqual(done.returncode, 2, done.stderr)
             self.assertIn(nearest, done.stderr)
 
+    def test_rdma_that_is_not_there_is_skipped_with_the_reason(self):
+        done = run("bench", "transfer", "--tiny", "--rows", "64B", "--transports", "rdma", "--device-name", "nope0", seconds=60)
+        self.assertNotEqual(done.returncode, 0)
+        # With devices, that none of them has this name; without any, that.
+        self.assertRegex(done.stdout + done.stderr, "not measured: rdma: no RDMA device|nope0")
+
     def test_a_peer_may_run_elsewhere(self):
         peer = Process([os.environ.get("MOONCAKE", "build/bin/mooncake"), "bench", "transfer", "--listen", "127.0.0.1:0", "--tiny"],
                        ready="bench peer at ")
