@@ -40,4 +40,18 @@ class SpinHabit {
 /// A turn of a spinning loop that asks the kernel: whoever else wants this processor gets it.
 inline void YieldProcessor() noexcept { ::sched_yield(); }
 
+/// For the few instructions that copy or exchange what it guards, where a mutex would cost more
+/// than they do: no call, no other lock and no allocation under it. For std::lock_guard.
+class SpinLock {
+ public:
+  void lock() noexcept {
+    while (!try_lock()) YieldProcessor();
+  }
+  [[nodiscard]] bool try_lock() noexcept { return !taken_.test_and_set(std::memory_order_acquire); }
+  void unlock() noexcept { taken_.clear(std::memory_order_release); }
+
+ private:
+  std::atomic_flag taken_;
+};
+
 }  // namespace mooncake

@@ -4,17 +4,6 @@
 
 namespace mooncake {
 
-Transfer Summarise(Direction direction, std::span<const Copy> copies) noexcept {
-  Transfer transfer;
-  transfer.direction = direction;
-  transfer.slices = copies;
-  for (std::size_t i = 0; i < copies.size(); ++i) {
-    transfer.total_bytes += copies[i].length_bytes;
-    if (i > 0 && copies[i].region != copies[i - 1].region) transfer.region_count += 1;
-  }
-  return transfer;
-}
-
 TransferNeeds NeedsOf(const Transfer& transfer, const RegionTable& regions) {
   TransferNeeds needs{transfer.direction, {}, {}};
   RegionInfo local;

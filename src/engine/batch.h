@@ -11,7 +11,17 @@
 namespace mooncake {
 
 /// The copies as a transfer without a deadline, counted through once.
-[[nodiscard]] Transfer Summarise(Direction direction, std::span<const Copy> copies) noexcept;
+[[nodiscard]] inline Transfer Summarise(Direction direction,
+                                        std::span<const Copy> copies) noexcept {
+  Transfer transfer;
+  transfer.direction = direction;
+  transfer.slices = copies;
+  for (std::size_t i = 0; i < copies.size(); ++i) {
+    transfer.total_bytes += copies[i].length_bytes;
+    if (i > 0 && copies[i].region != copies[i - 1].region) transfer.region_count += 1;
+  }
+  return transfer;
+}
 /// The regions that it touches, in order of their ids. Those of `regions` are this process's own.
 [[nodiscard]] TransferNeeds NeedsOf(const Transfer& transfer, const RegionTable& regions);
 

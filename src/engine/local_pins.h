@@ -2,8 +2,8 @@
 #pragma once
 
 #include <algorithm>
-#include <boost/container/small_vector.hpp>
 #include <span>
+#include <vector>
 
 #include "memory/region_table.h"
 #include "transport/transport.h"
@@ -21,18 +21,18 @@ class LocalPins {
   /// receiver must. kNotRegistered.
   [[nodiscard]] Status Hold(const std::byte* place, std::uint64_t length_bytes) {
     if (length_bytes == 0 || Holds(around_, place, length_bytes)) return {};
-    const auto after = std::upper_bound(
-        pins_.begin(), pins_.end(), place,
-        [](const std::byte* begin, const PinnedRange& pin) { return begin < pin.bytes().data(); });
-    if (after != pins_.begin() && Holds(std::prev(after)->bytes(), place, length_bytes)) {
-      around_ = std::prev(after)->bytes();
-      return {};
+    if (first_.bytes().empty()) {
+      MC_TRY(first_, regions_.PinLocal(place, length_bytes));
+      return Held(first_);
     }
+    if (Holds(first_.bytes(), place, length_bytes)) return Held(first_);
+    const auto after = std::upper_bound(
+        others_.begin(), others_.end(), place,
+        [](const std::byte* begin, const PinnedRange& pin) { return begin < pin.bytes().data(); });
+    if (after != others_.begin() && Holds(std::prev(after)->bytes(), place, length_bytes))
+      return Held(*std::prev(after));
     MC_TRY(PinnedRange pin, regions_.PinLocal(place, length_bytes));
-    around_ = pin.bytes();
-    on_gpu_ = on_gpu_ || pin.on_gpu();
-    pins_.insert(after, std::move(pin));
-    return {};
+    return Held(*others_.insert(after, std::move(pin)));
   }
   [[nodiscard]] Status Hold(std::span<const Slice> slices) {
     for (const Slice& slice : slices) {
@@ -52,9 +52,16 @@ class LocalPins {
     return offset <= bytes.size() && length_bytes <= bytes.size() - offset;
   }
 
+  Status Held(const PinnedRange& pin) {
+    around_ = pin.bytes();
+    on_gpu_ = on_gpu_ || pin.on_gpu();
+    return {};
+  }
+
   const RegionTable& regions_;
-  MutableBytes around_;                                  // of the last hit
-  boost::container::small_vector<PinnedRange, 4> pins_;  // ascending; regions do not overlap
+  MutableBytes around_;              // of the last hit
+  PinnedRange first_;                // most transfers need no other
+  std::vector<PinnedRange> others_;  // ascending; regions do not overlap
   bool on_gpu_ = false;
 };
 

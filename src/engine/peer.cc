@@ -15,9 +15,7 @@ constexpr Duration kOpenTimeout = std::chrono::seconds(3);
 
 }  // namespace
 
-const RegionInfo* KnownRegions::Find(RegionId id) const {
-  if (const Known* const last = last_.load(std::memory_order_acquire); last && last->info.id == id)
-    return &last->info;
+const RegionInfo* KnownRegions::LookUp(RegionId id) const {
   const std::shared_lock lock(mutex_);
   const auto found = by_id_.find(id);
   if (found == by_id_.end()) return nullptr;
@@ -35,8 +33,7 @@ bool KnownRegions::KnowsAll(std::span<const Slice> slices) const {
   return true;
 }
 
-bool KnownRegions::AnyOnGpu(std::span<const Slice> slices) const {
-  if (!has_gpu_regions()) return false;
+bool KnownRegions::FindOnGpu(std::span<const Slice> slices) const {
   RegionId last{};
   for (const Slice& slice : slices) {
     if (slice.region == last) continue;
@@ -75,14 +72,10 @@ std::vector<RegionInfo> KnownRegions::Listed() const {
   return listed;
 }
 
-void PathSlot::Record(std::uint64_t moved_bytes, Duration took) noexcept {
-  bytes.fetch_add(moved_bytes, std::memory_order_relaxed);
-  transfers.fetch_add(1, std::memory_order_relaxed);
-  bytes_total.Add(moved_bytes);
-  transfers_total.Add();
+void PathSlot::Observe(std::uint64_t moved_bytes, Duration took) noexcept {
   constexpr std::uint64_t kTellingBytes =
       64 << 10;  // below, the time says more about calls than about bytes
-  if (moved_bytes < kTellingBytes || took <= Duration::zero()) return;
+  if (moved_bytes < kTellingBytes) return;
   const double now = static_cast<double>(moved_bytes) / static_cast<double>(took.count());
   const double before = gigabytes_per_second.load(std::memory_order_relaxed);
   constexpr double kWeight = 0.2;
@@ -216,7 +209,7 @@ void PeerImpl::OpenNow(std::string_view transport) {
 PathChoice PeerImpl::Choose(const Transfer& transfer) const {
   std::shared_ptr<const PathChoices> paths;
   {
-    const std::lock_guard lock(paths_mutex_);
+    const std::lock_guard lock(paths_lock_);
     paths = paths_;
   }
   const PathChoice* best = nullptr;
@@ -233,12 +226,13 @@ PathChoice PeerImpl::Choose(const Transfer& transfer) const {
 
 // After each change of a slot's path.
 void PeerImpl::PathsChanged() {
-  std::shared_ptr<const PathChoices> before;  // ends after the lock: paths may end with it
-  const std::lock_guard lock(paths_mutex_);
+  std::shared_ptr<const PathChoices> before;  // ends after the locks: paths may end with it
+  const std::lock_guard making(paths_mutex_);
   auto paths = std::make_shared<PathChoices>();
   for (const PathSlotPtr& slot : slots_) {
     if (std::shared_ptr<Path> path = slot->Get()) paths->push_back({slot.get(), std::move(path)});
   }
+  const std::lock_guard lock(paths_lock_);
   before = std::exchange(paths_, std::move(paths));
 }
 

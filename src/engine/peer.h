@@ -11,6 +11,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/spin.h"
 #include "engine/engine.h"
 
 namespace mooncake {
@@ -18,13 +19,18 @@ namespace mooncake {
 /// The regions of a peer, as far as this process has been told. Any thread.
 class KnownRegions final : public PeerRegions {
  public:
-  [[nodiscard]] const RegionInfo* Find(RegionId id) const override;
+  [[nodiscard]] const RegionInfo* Find(RegionId id) const override {
+    const Known* const last = last_.load(std::memory_order_acquire);
+    return last && last->info.id == id ? &last->info : LookUp(id);
+  }
   [[nodiscard]] bool has_gpu_regions() const noexcept override {
     return has_gpu_regions_.load(std::memory_order_acquire);
   }
   [[nodiscard]] bool KnowsAll(std::span<const Slice> slices) const;
   /// Whether any of the slices is in memory of a GPU.
-  [[nodiscard]] bool AnyOnGpu(std::span<const Slice> slices) const;
+  [[nodiscard]] bool AnyOnGpu(std::span<const Slice> slices) const {
+    return has_gpu_regions() && FindOnGpu(slices);
+  }
   void Add(const RegionInfo& region, bool listed);
   void Remove(RegionId id);
   [[nodiscard]] std::vector<RegionInfo> Listed() const;
@@ -38,6 +44,8 @@ class KnownRegions final : public PeerRegions {
     RegionInfo info;
     bool listed;
   };
+  [[nodiscard]] const RegionInfo* LookUp(RegionId id) const;
+  [[nodiscard]] bool FindOnGpu(std::span<const Slice> slices) const;
   mutable std::shared_mutex mutex_;
   std::unordered_map<RegionId, const Known*> by_id_;  // guarded by mutex_
   std::deque<Known> all_;  // guarded by mutex_; keeps what Find() has handed out
@@ -68,7 +76,15 @@ struct PathSlot : std::enable_shared_from_this<PathSlot> {
   Counter& transfers_total;
   Counter& failures_total;
 
-  void Record(std::uint64_t moved_bytes, Duration took) noexcept;
+  /// `took` may be unknown: zero.
+  void Record(std::uint64_t moved_bytes, Duration took) noexcept {
+    bytes.fetch_add(moved_bytes, std::memory_order_relaxed);
+    transfers.fetch_add(1, std::memory_order_relaxed);
+    bytes_total.Add(moved_bytes);
+    transfers_total.Add();
+    if (took > Duration::zero()) Observe(moved_bytes, took);
+  }
+  void Observe(std::uint64_t moved_bytes, Duration took) noexcept;
   [[nodiscard]] std::shared_ptr<Path> Get() {
     const std::lock_guard lock(mutex);
     return path;
@@ -143,8 +159,9 @@ class PeerImpl final : public Peer, public std::enable_shared_from_this<PeerImpl
   Record record_;
   std::vector<PathSlotPtr> slots_;
   // The paths of all slots, so that a transfer takes one lock and not one for each of them.
-  mutable std::mutex paths_mutex_;            // before those of the slots
-  std::shared_ptr<const PathChoices> paths_;  // guarded by paths_mutex_; never null
+  std::mutex paths_mutex_;                    // of whoever makes them; before those of the slots
+  mutable SpinLock paths_lock_;               // the last one to be taken
+  std::shared_ptr<const PathChoices> paths_;  // guarded by paths_lock_; never null
   // Shared with every PeerInfo, which paths keep.
   std::shared_ptr<KnownRegions> regions_ = std::make_shared<KnownRegions>();
   std::shared_ptr<RpcConnection> connection_;

@@ -5,8 +5,6 @@
 #include <mutex>
 #include <utility>
 
-#include "base/spin.h"
-
 namespace mooncake {
 namespace {
 
@@ -160,25 +158,20 @@ const RegionTable::RegionPtr* RegionTable::Around(std::uint64_t begin,
 
 RegionTable::RegionPtr RegionTable::Remembered::Get(std::uint64_t begin,
                                                     std::uint64_t length_bytes) noexcept {
-  RegionPtr region;
-  if (taken_.test_and_set(std::memory_order_acquire)) return region;
-  if (region_ && Holds(region_->info, begin, length_bytes)) region = region_;
-  taken_.clear(std::memory_order_release);
-  return region;
+  const std::unique_lock lock(lock_, std::try_to_lock);
+  if (!lock || !region_ || !Holds(region_->info, begin, length_bytes)) return nullptr;
+  return region_;
 }
 
 void RegionTable::Remembered::Set(const RegionPtr& region) noexcept {
-  if (taken_.test_and_set(std::memory_order_acquire)) return;
-  const RegionPtr before = std::exchange(region_, region);
-  taken_.clear(std::memory_order_release);
+  RegionPtr before = region;
+  const std::unique_lock lock(lock_, std::try_to_lock);
+  if (lock) region_.swap(before);
 }
 
 RegionTable::RegionPtr RegionTable::Remembered::Forget(const RegionPtr& region) noexcept {
-  while (taken_.test_and_set(std::memory_order_acquire)) YieldProcessor();
-  RegionPtr remembered;
-  if (region_ == region) remembered = std::move(region_);
-  taken_.clear(std::memory_order_release);
-  return remembered;
+  const std::lock_guard lock(lock_);
+  return region_ == region ? std::exchange(region_, nullptr) : nullptr;
 }
 
 Result<RegionInfo> RegionTable::FindLocal(const void* address, std::uint64_t length_bytes) const {

@@ -12,6 +12,7 @@
 
 #include "base/ids.h"
 #include "base/result.h"
+#include "base/spin.h"
 #include "base/unique_fd.h"
 #include "base/world.h"
 #include "memory/shared_segment.h"
@@ -167,8 +168,8 @@ class RegionTable {
     [[nodiscard]] RegionPtr Forget(const RegionPtr& region) noexcept;
 
    private:
-    std::atomic_flag taken_;
-    RegionPtr region_;  // guarded by taken_
+    SpinLock lock_;
+    RegionPtr region_;  // guarded by lock_
   };
 
   Random& random_;

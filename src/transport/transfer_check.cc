@@ -53,17 +53,6 @@ Status CheckPace(const Transfer& transfer, Clock& clock) {
   return {};
 }
 
-double CostModel::Uncorrected(const Transfer& transfer) const noexcept {
-  return fixed_nanoseconds_ + nanoseconds_per_range_ * static_cast<double>(transfer.slices.size()) +
-         nanoseconds_per_byte_ * static_cast<double>(transfer.total_bytes);
-}
-
-Duration CostModel::Estimate(const Transfer& transfer) const noexcept {
-  const double corrected =
-      Uncorrected(transfer) * static_cast<double>(correction_.load(std::memory_order_relaxed));
-  return Duration(static_cast<std::int64_t>(corrected));
-}
-
 void CostModel::Observe(const Transfer& transfer, Duration actual) noexcept {
   // What slows one path down (a busy processor, the first touch of memory) slows them all, but only
   // the one in use is seen: neither one slow transfer nor a slow time may turn the choice of paths

@@ -29,7 +29,10 @@ class CostModel {
       : fixed_nanoseconds_(static_cast<double>(fixed.count())),
         nanoseconds_per_range_(nanoseconds_per_range),
         nanoseconds_per_byte_(nanoseconds_per_byte) {}
-  [[nodiscard]] Duration Estimate(const Transfer& transfer) const noexcept;
+  [[nodiscard]] Duration Estimate(const Transfer& transfer) const noexcept {
+    const double correction = static_cast<double>(correction_.load(std::memory_order_relaxed));
+    return Duration(static_cast<std::int64_t>(Uncorrected(transfer) * correction));
+  }
   /// Whether a transfer is long enough to learn from: the shortest ones should not pay for two
   /// looks at the clock.
   [[nodiscard]] static bool IsWorthObserving(const Transfer& transfer) noexcept {
@@ -38,7 +41,11 @@ class CostModel {
   void Observe(const Transfer& transfer, Duration actual) noexcept;
 
  private:
-  [[nodiscard]] double Uncorrected(const Transfer& transfer) const noexcept;
+  [[nodiscard]] double Uncorrected(const Transfer& transfer) const noexcept {
+    return fixed_nanoseconds_ +
+           nanoseconds_per_range_ * static_cast<double>(transfer.slices.size()) +
+           nanoseconds_per_byte_ * static_cast<double>(transfer.total_bytes);
+  }
   const double fixed_nanoseconds_;
   const double nanoseconds_per_range_;
   const double nanoseconds_per_byte_;

@@ -11,7 +11,7 @@ OperationPtr OperationList::Make(const PathRegions& regions) {
     operation->left.clear();
     operation->cannot.clear();
     operation->outcome.reset();
-    operation->ended = false;
+    operation->ended.store(false, std::memory_order_relaxed);
   } else {
     operation = std::make_shared<Operation>();
   }
@@ -19,29 +19,29 @@ OperationPtr OperationList::Make(const PathRegions& regions) {
   return operation;
 }
 
-OperationPtr OperationList::Remove(Operation& operation) {
-  OperationPtr removed;
-  if (all_.front().get() == &operation) {
-    removed = std::move(all_.front());
-    all_.pop_front();
-  } else {
-    removed = operation.shared_from_this();
-    std::erase(all_, removed);
-  }
-  return removed;
+OperationPtr OperationList::Remove(Operation& operation) noexcept {
+  removed_ += 1;
+  list_.erase(list_.iterator_to(operation));
+  return std::move(operation.itself);
 }
 
 void OperationList::TryAllRails() noexcept {
-  for (const OperationPtr& operation : all_) operation->cannot.clear();
+  for (Operation& operation : list_) operation.cannot.clear();
+}
+
+std::vector<OperationPtr> OperationList::All() const {
+  std::vector<OperationPtr> all;
+  for (const Operation& operation : list_) all.push_back(operation.itself);
+  return all;
 }
 
 std::vector<OperationPtr> OperationList::Using(RegionId region) const {
   std::vector<OperationPtr> found;
-  for (const OperationPtr& operation : all_) {
-    const auto& slices = operation->transfer->slices;
+  for (const Operation& operation : list_) {
+    const auto& slices = operation.transfer->slices;
     if (std::any_of(slices.begin(), slices.end(),
                     [region](const Slice& slice) { return slice.region == region; }))
-      found.push_back(operation);
+      found.push_back(operation.itself);
   }
   return found;
 }

@@ -3,7 +3,7 @@
 
 #include <atomic>
 #include <boost/container/small_vector.hpp>
-#include <deque>
+#include <boost/intrusive/list.hpp>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -15,7 +15,7 @@
 namespace mooncake::rdma {
 
 /// Guarded by the path's mutex.
-struct Operation : std::enable_shared_from_this<Operation> {
+struct Operation : boost::intrusive::list_base_hook<> {
   const Transfer* transfer = nullptr;
   std::function<void(Status)> done;  // of Start(); Run() waits at `ended`
   Instant begun;
@@ -26,9 +26,10 @@ struct Operation : std::enable_shared_from_this<Operation> {
   std::atomic<bool> ended = false;  // reported
   std::atomic<bool> held = false;   // by the caller of Run()
   boost::container::small_vector<bool, 8>
-      cannot;                    // by place among the rails: cannot carry what is next
-  std::unique_ptr<Timer> timer;  // data loop
-  RegionCursor regions;          // of what was cut last
+      cannot;                         // by place among the rails: cannot carry what is next
+  std::unique_ptr<Timer> timer;       // data loop
+  RegionCursor regions;               // of what was cut last
+  std::shared_ptr<Operation> itself;  // while it is on the list
 };
 using OperationPtr = std::shared_ptr<Operation>;
 
@@ -42,18 +43,28 @@ class OperationList {
   /// Keeps one that has been reported for the next Make().
   void Keep(OperationPtr operation) { spare_ = std::move(operation); }
 
-  void Add(OperationPtr operation) { all_.push_back(std::move(operation)); }
+  void Add(const OperationPtr& operation) {
+    operation->itself = operation;
+    list_.push_back(*operation);
+  }
   /// It is on the list.
-  [[nodiscard]] OperationPtr Remove(Operation& operation);
+  [[nodiscard]] OperationPtr Remove(Operation& operation) noexcept;
   /// The rails are not the same any more: whichever of them could not carry a piece.
   void TryAllRails() noexcept;
 
-  [[nodiscard]] const std::deque<OperationPtr>& all() const noexcept { return all_; }
-  [[nodiscard]] bool empty() const noexcept { return all_.empty(); }
+  using iterator = boost::intrusive::list<Operation>::iterator;
+  [[nodiscard]] iterator begin() noexcept { return list_.begin(); }
+  [[nodiscard]] iterator end() noexcept { return list_.end(); }
+  [[nodiscard]] bool empty() const noexcept { return list_.empty(); }
+  /// For whoever removes some of them on the way.
+  [[nodiscard]] std::vector<OperationPtr> All() const;
+  /// Changes with every Remove().
+  [[nodiscard]] std::uint64_t removed() const noexcept { return removed_; }
   [[nodiscard]] std::vector<OperationPtr> Using(RegionId region) const;
 
  private:
-  std::deque<OperationPtr> all_;
+  boost::intrusive::list<Operation> list_;
+  std::uint64_t removed_ = 0;
   OperationPtr spare_;
 };
 

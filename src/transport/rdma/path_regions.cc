@@ -23,22 +23,6 @@ bool IsUnregistered(const RemoteRegion& region) noexcept {
                      [](const auto& keys) { return keys.empty(); });
 }
 
-void RegionCursor::Renew(const PathRegions& regions) {
-  const std::uint64_t now = regions.version();
-  if (version != now) *this = {};
-  version = now;
-}
-
-bool RegionCursor::Knows(const Slice& slice) const noexcept {
-  return local && remote && remote_id == slice.region && Contains(local->info, slice.local) &&
-         local->is_settled();
-}
-
-void RegionCursor::MoveTo(const PathRegions& regions, const Slice& slice, const std::byte* place) {
-  if (!local || !Contains(local->info, place)) local = regions.local().FindLocal(place);
-  if (!remote || remote_id != slice.region) remote = regions.FindRemote(remote_id = slice.region);
-}
-
 RemoteRegionPtr PathRegions::FindRemote(RegionId id) const {
   const std::lock_guard lock(mutex_);
   const auto found = remote_.find(id);

@@ -44,11 +44,21 @@ struct RegionCursor {
   RegionId remote_id{};
   std::uint64_t version = 0;  ///< Of PathRegions, before the first lookup.
   /// For a new transfer: drops what may not be true any more.
-  void Renew(const PathRegions& regions);
+  void Renew(const PathRegions& regions) {
+    const std::uint64_t now = regions.version();
+    if (version != now) *this = {};
+    version = now;
+  }
   /// Whether both regions of the slice have been found, and are registered. After Renew().
-  [[nodiscard]] bool Knows(const Slice& slice) const noexcept;
+  [[nodiscard]] bool Knows(const Slice& slice) const noexcept {
+    return local && remote && remote_id == slice.region && Contains(local->info, slice.local) &&
+           local->is_settled();
+  }
   /// `place` lies in the local range of `slice`.
-  void MoveTo(const PathRegions& regions, const Slice& slice, const std::byte* place);
+  void MoveTo(const PathRegions& regions, const Slice& slice, const std::byte* place) {
+    if (!local || !Contains(local->info, place)) local = regions.local().FindLocal(place);
+    if (!remote || remote_id != slice.region) remote = regions.FindRemote(remote_id = slice.region);
+  }
 };
 
 /// Registered there on no device at all.

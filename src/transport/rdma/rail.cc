@@ -65,7 +65,7 @@ Result<bool> Rail::Send(std::string_view message, Outbox::Answered answered, Ins
   return true;
 }
 
-void Rail::Complete(Instant now, std::uint64_t up_to, Polled& polled) {
+inline void Rail::Complete(Instant now, std::uint64_t up_to, Polled& polled) {
   std::uint64_t bytes = 0;
   for (; !posted_.empty() && first_ <= up_to; ++first_) {
     const Piece& piece = posted_.front().piece;

@@ -112,7 +112,7 @@ void RdmaPath::Break(std::size_t place, const std::string& reason, const Lock& l
     if (!is_write) continue;
     if (touched.empty() || touched.back().get() != &operation) {
       operation.unconfirmed += 1;
-      touched.push_back(operation.shared_from_this());
+      touched.push_back(operation.itself);
     }
   }
   operations_.TryAllRails();
@@ -128,8 +128,7 @@ void RdmaPath::Break(std::size_t place, const std::string& reason, const Lock& l
     Confirm(rail->number(), std::move(touched));
   }
   // A settled operation has waited for the last of its pieces only.
-  const std::deque<OperationPtr> operations = operations_.all();
-  for (const OperationPtr& operation : operations) ReportIfEnded(*operation, lock);
+  for (const OperationPtr& operation : operations_.All()) ReportIfEnded(*operation, lock);
   if (!failure_ && on_rail_lost_) on_rail_lost_();
 }
 
@@ -172,8 +171,7 @@ void RdmaPath::FailAll(const Error& cause, const Lock& lock) {
   for (const auto& rail : rails_.TakeAll()) {
     for (const Piece& piece : rail->Break()) piece.operation->pieces -= 1;
   }
-  const std::deque<OperationPtr> operations = operations_.all();
-  for (const OperationPtr& operation : operations) Settle(*operation, Fail(cause), lock);
+  for (const OperationPtr& operation : operations_.All()) Settle(*operation, Fail(cause), lock);
 }
 
 void RdmaPath::Close() noexcept {
@@ -281,9 +279,9 @@ std::optional<Status> RdmaPath::Carry(const Transfer& transfer, bool only_if_pre
     operation->held.store(true, std::memory_order_relaxed);
     PostAll(lock);
     Progress(lock);
-    ReportIfEnded(*operation, lock);
+    if (transfer.total_bytes == 0) ReportIfEnded(*operation, lock);
   }
-  Spin(*operation);
+  if (!operation->ended) Spin(*operation);
   if (!operation->ended) {
     Lock lock(mutex_);
     LeaveToEvents(lock);
@@ -298,9 +296,11 @@ std::optional<Status> RdmaPath::Carry(const Transfer& transfer, bool only_if_pre
     }
     sleepers_ -= 1;
   }
-  Status outcome = std::move(*operation->outcome);
-  operation->held.store(false, std::memory_order_release);
-  return outcome;
+  const struct Release {
+    ~Release() { held.store(false, std::memory_order_release); }
+    std::atomic<bool>& held;
+  } release{operation->held};
+  return std::move(operation->outcome);
 }
 
 // A short transfer is over sooner than a sleeping thread would be woken.
@@ -354,8 +354,7 @@ void RdmaPath::Start(const Transfer& transfer, std::function<void(Status)> done)
 
 void RdmaPath::EndCancelled() {
   const Lock lock(mutex_);
-  const std::deque<OperationPtr> operations = operations_.all();
-  for (const OperationPtr& operation : operations) {
+  for (const OperationPtr& operation : operations_.All()) {
     if (!operation->outcome && IsCancelled(*operation->transfer))
       Settle(*operation, Fail(ErrorId::kCancelled, {}), lock);
   }
@@ -391,7 +390,7 @@ void RdmaPath::ReportIfEnded(Operation& operation, const Lock&) {
   if (operation.ended || operation.pieces > 0) return;
   if (!operation.outcome) {
     if (!operation.left.empty() || operation.unconfirmed > 0) return;
-    operation.outcome = Status{};
+    operation.outcome.emplace();
   }
   const Transfer& transfer = *operation.transfer;
   if (*operation.outcome) {
@@ -415,7 +414,7 @@ void RdmaPath::ReportIfEnded(Operation& operation, const Lock&) {
       done(*kept->outcome);
     });
   }
-  operation.ended = true;
+  operation.ended.store(true, std::memory_order_release);
   if (sleepers_ > 0) ended_.notify_all();
 }
 
@@ -465,15 +464,17 @@ void RdmaPath::Blame(const Piece& culprit, ibv_wc_status status, const Lock& loc
 
 void RdmaPath::PostAll(const Lock& lock) {
   if (!std::exchange(some_left_, false)) return;
-  const std::deque<OperationPtr>& operations = operations_.all();
-  for (std::size_t i = 0; i < operations.size() && !failure_;) {
-    const OperationPtr operation = operations[i];
-    if (!operation->outcome && IsCancelled(*operation->transfer))
-      Settle(*operation, Fail(ErrorId::kCancelled, {}), lock);
-    while (!operation->outcome && !operation->left.empty() && !failure_) {
-      if (!PostNext(*operation, lock)) return;  // a completion will make room
+  for (auto next = operations_.begin(); next != operations_.end();) {
+    Operation& operation = *next;
+    // It may end while it is posted, others too, and nobody has to keep it then.
+    const std::uint64_t removed = operations_.removed();
+    const auto is_there = [this, removed] { return operations_.removed() == removed; };
+    if (!operation.outcome && IsCancelled(*operation.transfer))
+      Settle(operation, Fail(ErrorId::kCancelled, {}), lock);
+    while (is_there() && !operation.outcome && !operation.left.empty()) {
+      if (!PostNext(operation, lock)) return;  // a completion will make room
     }
-    if (i < operations.size() && operations[i] == operation) ++i;
+    next = is_there() ? std::next(next) : operations_.begin();
   }
 }
 

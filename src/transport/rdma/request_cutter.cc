@@ -64,8 +64,8 @@ bool Append(Request& request, const Located& at, std::uint64_t length_bytes, int
 
 }  // namespace
 
-Status CutRequest(const PathRegions& regions, const Transfer& transfer, const RequestLimits& limits,
-                  RegionCursor& cursor, Range& rest, Request& request) {
+bool CutRequest(const PathRegions& regions, const Transfer& transfer, const RequestLimits& limits,
+                RegionCursor& cursor, Range& rest, Request& request) {
   const int entries_max = std::min(limits.entries_max, static_cast<int>(Request::kEntriesMax));
   request.count = 0;
   request.on_gpu = transfer.on_gpu;
@@ -81,16 +81,14 @@ Status CutRequest(const PathRegions& regions, const Transfer& transfer, const Re
     std::byte* const place = slice.local + rest.offset;
     cursor.MoveTo(regions, slice, place);
     const std::optional<Located> at = Locate(cursor, limits, place, slice.offset + rest.offset);
-    if (!at && request.count == 0)
-      return Fail(ErrorId::kPathUnusable, "not registered on these devices");
-    if (!at) break;
+    if (!at) return request.count > 0;
     const std::uint64_t take = std::min({slice.length_bytes - rest.offset, rest.length_bytes,
                                          limits.length_bytes_max - length, at->length_bytes_max});
     if (!Append(request, *at, take, entries_max)) break;
     rest.offset += take;
     rest.length_bytes -= take;
   }
-  return {};
+  return true;
 }
 
 }  // namespace mooncake::rdma

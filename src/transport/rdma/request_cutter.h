@@ -16,10 +16,10 @@ struct RequestLimits {
 };
 
 /// The longest request from the beginning of `rest`, which has bytes; `rest` is then what is left.
-/// `cursor` is at that place or before it. Error: kPathUnusable, with nothing changed but the
-/// cursor: the first byte is not registered on these devices.
-[[nodiscard]] Status CutRequest(const PathRegions& regions, const Transfer& transfer,
-                                const RequestLimits& limits, RegionCursor& cursor, Range& rest,
-                                Request& request);
+/// `cursor` is at that place or before it. False: the first byte is not registered on these
+/// devices, and nothing has changed but the cursor.
+[[nodiscard]] bool CutRequest(const PathRegions& regions, const Transfer& transfer,
+                              const RequestLimits& limits, RegionCursor& cursor, Range& rest,
+                              Request& request);
 
 }  // namespace mooncake::rdma
