@@ -222,19 +222,6 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
   }
 
   // ---- moving bytes ----
-  // The caller's own thread does everything, if a path is ready that allows it. nullopt: it must go
-  // the long way.
-  std::optional<Status> RunHere(PeerImpl& peer, const Transfer& transfer) {
-    const PathChoice choice = peer.Choose(transfer);
-    if (!choice.path) return std::nullopt;
-    const Instant begin = BeginOf(transfer);
-    std::optional<Status> status = choice.path->TryRun(transfer);
-    if (!status) return std::nullopt;
-    HasEnded(peer, choice, transfer, begin, *status);
-    if (!*status && MayHeal(status->error())) return std::nullopt;
-    return status;
-  }
-
   Status Run(PeerImpl& peer, const PathChoice& choice, const Transfer& transfer) {
     const Instant begin = BeginOf(transfer);
     Status status = choice.path->Run(transfer);
@@ -568,6 +555,7 @@ Result<PeerPtr> Engine::ConnectNow(const std::string& label, Instant deadline) {
 Status Engine::Run(const PeerPtr& peer, Direction direction, std::span<const Copy> copies,
                    const BatchOptions& options) {
   auto& known = static_cast<PeerImpl&>(*peer);
+  // The caller's own thread does everything, if a path is ready that allows it.
   if (!options.notify && known.is_connected() && !impl_->closed) {
     LocalPins pins(*regions());
     MC_TRY_STATUS(pins.Hold(copies));
@@ -576,7 +564,14 @@ Status Engine::Run(const PeerPtr& peer, Direction direction, std::span<const Cop
     if (transfer.region_count == 1 && !copies.empty())
       transfer.region = known.regions()->Find(copies.front().region);
     transfer.on_gpu = pins.on_gpu() || known.regions()->AnyOnGpu(copies);
-    if (std::optional<Status> status = impl_->RunHere(known, transfer)) return std::move(*status);
+    const PathChoice choice = known.Choose(transfer);
+    const Instant begin = impl_->BeginOf(transfer);
+    std::optional<Status> status;
+    if (choice.path) status = choice.path->TryRun(transfer);
+    if (status) {
+      impl_->HasEnded(known, choice, transfer, begin, *status);
+      if (*status || !MayHeal(status->error())) return std::move(*status);
+    }
   }
   return Submit(peer, direction, std::vector<Copy>(copies.begin(), copies.end()), options)->Wait();
 }

@@ -10,15 +10,6 @@ namespace {
 
 std::uint64_t AddressOf(const void* pointer) { return reinterpret_cast<std::uint64_t>(pointer); }
 
-MutableBytes BytesOf(const RegionInfo& info) {
-  return {reinterpret_cast<std::byte*>(info.base), info.length_bytes};
-}
-
-bool Holds(const RegionInfo& info, std::uint64_t begin, std::uint64_t length_bytes) {
-  const std::uint64_t offset = begin - info.base;
-  return offset <= info.length_bytes && length_bytes <= info.length_bytes - offset;
-}
-
 tl::unexpected<Error> NotRegistered(const void* address, std::uint64_t length_bytes) {
   return Fail(ErrorId::kNotRegistered, fmt::format("{} bytes at {}", length_bytes, address));
 }
@@ -121,8 +112,7 @@ Result<PinnedRange> RegionTable::Pin(RegionId id, RegionKey key, Access wanted, 
                 fmt::format("region {} is memory of {}, which this transport does not reach",
                             static_cast<std::uint64_t>(id), info.location));
   }
-  const MutableBytes whole = BytesOf(info);
-  return PinnedRange(std::move(region), whole);
+  return PinnedRange(std::move(region));
 }
 
 Result<PinnedRange> RegionTable::Resolve(RegionId id, RegionKey key, std::uint64_t offset,
@@ -153,14 +143,7 @@ const RegionTable::RegionPtr* RegionTable::Around(std::uint64_t begin,
   const auto next = by_base_.upper_bound(begin);
   if (next == by_base_.begin()) return nullptr;
   const RegionPtr& region = std::prev(next)->second;
-  return Holds(region->info, begin, length_bytes) ? &region : nullptr;
-}
-
-RegionTable::RegionPtr RegionTable::Remembered::Get(std::uint64_t begin,
-                                                    std::uint64_t length_bytes) noexcept {
-  const std::unique_lock lock(lock_, std::try_to_lock);
-  if (!lock || !region_ || !Holds(region_->info, begin, length_bytes)) return nullptr;
-  return region_;
+  return Contains(region->info, begin, length_bytes) ? &region : nullptr;
 }
 
 void RegionTable::Remembered::Set(const RegionPtr& region) noexcept {
@@ -189,16 +172,12 @@ Result<MutableBytes> RegionTable::FindLocalBytes(const void* address,
   return NotRegistered(address, length_bytes);
 }
 
-Result<PinnedRange> RegionTable::PinLocal(const void* address, std::uint64_t length_bytes) const {
-  if (RegionPtr region = last_.Get(AddressOf(address), length_bytes)) {
-    const MutableBytes bytes = BytesOf(region->info);
-    return PinnedRange(std::move(region), bytes);
-  }
+Result<PinnedRange> RegionTable::LookUp(const void* address, std::uint64_t length_bytes) const {
   const std::shared_lock lock(mutex_);
   const RegionPtr* const region = Around(AddressOf(address), length_bytes);
   if (region == nullptr) return NotRegistered(address, length_bytes);
   last_.Set(*region);
-  return PinnedRange(*region, BytesOf((*region)->info));
+  return PinnedRange(*region);
 }
 
 std::vector<RegionInfo> RegionTable::List(RegionId after, std::size_t count_max) const {

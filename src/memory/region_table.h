@@ -56,6 +56,17 @@ enum class Reach : std::uint8_t {
   return reinterpret_cast<std::uint64_t>(place) - region.base < region.length_bytes;
 }
 
+[[nodiscard]] inline MutableBytes BytesOf(const RegionInfo& info) noexcept {
+  return {reinterpret_cast<std::byte*>(info.base), info.length_bytes};
+}
+
+/// Whether [begin, begin + length) lies in it.
+[[nodiscard]] inline bool Contains(const RegionInfo& info, std::uint64_t begin,
+                                   std::uint64_t length_bytes) noexcept {
+  const std::uint64_t offset = begin - info.base;
+  return offset <= info.length_bytes && length_bytes <= info.length_bytes - offset;
+}
+
 struct RegisterOptions {
   std::string location = "*";  ///< "cpu:0", "cuda:3", "*" to have it found out.
   Access access = Access::kReadWrite;
@@ -82,6 +93,9 @@ struct Region {
 class PinnedRange {
  public:
   PinnedRange() = default;
+  /// All of it.
+  explicit PinnedRange(std::shared_ptr<const internal::Region> region) noexcept
+      : region_(std::move(region)), bytes_(BytesOf(region_->info)) {}
   PinnedRange(std::shared_ptr<const internal::Region> region, MutableBytes bytes)
       : region_(std::move(region)), bytes_(bytes) {}
   [[nodiscard]] MutableBytes bytes() const noexcept { return bytes_; }
@@ -134,7 +148,11 @@ class RegionTable {
   [[nodiscard]] Result<MutableBytes> FindLocalBytes(const void* address,
                                                     std::uint64_t length_bytes) const;
   /// The same, pinned: for whoever copies from or to it.
-  [[nodiscard]] Result<PinnedRange> PinLocal(const void* address, std::uint64_t length_bytes) const;
+  [[nodiscard]] Result<PinnedRange> PinLocal(const void* address,
+                                             std::uint64_t length_bytes) const {
+    RegionPtr region = last_.Get(reinterpret_cast<std::uint64_t>(address), length_bytes);
+    return region ? PinnedRange(std::move(region)) : LookUp(address, length_bytes);
+  }
   /// Listed regions with ids above `after`, in order of id, at most `count_max`.
   [[nodiscard]] std::vector<RegionInfo> List(RegionId after, std::size_t count_max) const;
   /// Any `count_max` regions, listed or not.
@@ -154,6 +172,7 @@ class RegionTable {
   Result<RegionInfo> Insert(std::uint64_t base, std::uint64_t length_bytes,
                             const RegisterOptions& options, SharedSegment* segment);
   [[nodiscard]] Result<RegionPtr> Find(RegionId id, RegionKey key) const;
+  [[nodiscard]] Result<PinnedRange> LookUp(const void* address, std::uint64_t length_bytes) const;
   [[nodiscard]] const RegionPtr* Around(std::uint64_t begin,
                                         std::uint64_t length_bytes) const;  // under mutex_
 
@@ -162,7 +181,10 @@ class RegionTable {
   class Remembered {
    public:
     /// Null: it is another one, or somebody else is at it.
-    [[nodiscard]] RegionPtr Get(std::uint64_t begin, std::uint64_t length_bytes) noexcept;
+    [[nodiscard]] RegionPtr Get(std::uint64_t begin, std::uint64_t length_bytes) noexcept {
+      const std::unique_lock lock(lock_, std::try_to_lock);
+      return lock && region_ && Contains(region_->info, begin, length_bytes) ? region_ : nullptr;
+    }
     void Set(const RegionPtr& region) noexcept;
     /// What was remembered, if it is `region`.
     [[nodiscard]] RegionPtr Forget(const RegionPtr& region) noexcept;
