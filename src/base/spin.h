@@ -41,7 +41,8 @@ class SpinHabit {
 inline void YieldProcessor() noexcept { ::sched_yield(); }
 
 /// For the few instructions that copy or exchange what it guards, where a mutex would cost more
-/// than they do: no call, no other lock and no allocation under it. For std::lock_guard.
+/// than they do: no call, no other lock and no allocation under it. For std::lock_guard. A thread
+/// with a real-time priority that finds it taken waits until its holder runs on another processor.
 class SpinLock {
  public:
   void lock() noexcept {
