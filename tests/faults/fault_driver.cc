@@ -25,7 +25,8 @@
 // - meet MS ADDRESS...: this engine connects to all of these at once
 // - disperse: all of the crowd end
 // - churn NUMBER ADDRESS MS: so many engines, one after the other, connect there and end
-// - paths: answers which transports can be used, and why the others cannot
+// - paths: answers which transports can be used, and why the others cannot, and what the paths
+//   consist of
 // - trim: gives freed memory back to the kernel
 //
 // RANGES are COUNT BYTES STRIDE: COUNT ranges of BYTES, each at the next multiple of STRIDE that
@@ -313,9 +314,12 @@ class Driver {
 
   object Paths() {
     object transports;
-    for (const PathRow& path : node_.engine().Paths())
+    object details;
+    for (const PathRow& path : node_.engine().Paths()) {
       transports[path.transport] = path.usable ? "usable" : path.reason;
-    return {{"ok", true}, {"transports", std::move(transports)}};
+      details[path.transport] = path.detail;
+    }
+    return {{"ok", true}, {"transports", std::move(transports)}, {"details", std::move(details)}};
   }
 
   object ConnectAll(const std::vector<std::pair<Engine*, std::string>>& calls, Instant deadline) {
