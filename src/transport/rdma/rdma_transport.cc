@@ -264,13 +264,17 @@ class Core : public std::enable_shared_from_this<Core> {
 
   static Task<void> RepairLoop(std::shared_ptr<Core> self, std::weak_ptr<RdmaPath> weak,
                                std::uint64_t cookie) {
-    for (Duration delay = kRepairDelayMin;; delay = std::min(2 * delay, kRepairDelayMax)) {
+    // Both ends hear of what has changed, one of them first: soon again for a while, then later.
+    Instant changed = self->world_.clock.Now();
+    for (;;) {
       if (self->closed_) co_return;  // a loop that stops frees nobody who waits for its clock
+      const Instant now = self->world_.clock.Now();
+      const Duration delay =
+          std::clamp<Duration>((now - changed) / 4, kRepairDelayMin, kRepairDelayMax);
       const auto pause = std::make_shared<OneShot<bool>>();
       self->pausing_.push_back(pause);
-      auto wait = WaitUntil(self->world_.clock, self->world_.control, pause,
-                            After(self->world_.clock.Now(), delay));
-      if (co_await std::move(wait)) delay = kRepairDelayMin;
+      auto wait = WaitUntil(self->world_.clock, self->world_.control, pause, After(now, delay));
+      if (co_await std::move(wait)) changed = self->world_.clock.Now();
       std::erase(self->pausing_, pause);
       const auto path = weak.lock();
       if (self->closed_ || !path || path->is_closed()) co_return;
