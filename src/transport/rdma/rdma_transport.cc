@@ -251,6 +251,7 @@ class Core : public std::enable_shared_from_this<Core> {
 
   // What could not be connected may be possible now.
   void Chance(std::optional<InstanceId> peer) {
+    last_chance_ = world_.clock.Now();  // also for who is trying just now, and hears no pause end
     for (const auto& pause : std::exchange(pausing_, {})) pause->Set(true);
     if (chance_) chance_(peer);
   }
@@ -265,16 +266,16 @@ class Core : public std::enable_shared_from_this<Core> {
   static Task<void> RepairLoop(std::shared_ptr<Core> self, std::weak_ptr<RdmaPath> weak,
                                std::uint64_t cookie) {
     // Both ends hear of what has changed, one of them first: soon again for a while, then later.
-    Instant changed = self->world_.clock.Now();
+    const Instant lost = self->world_.clock.Now();
     for (;;) {
       if (self->closed_) co_return;  // a loop that stops frees nobody who waits for its clock
       const Instant now = self->world_.clock.Now();
-      const Duration delay =
-          std::clamp<Duration>((now - changed) / 4, kRepairDelayMin, kRepairDelayMax);
+      const Duration delay = std::clamp<Duration>((now - std::max(lost, self->last_chance_)) / 4,
+                                                  kRepairDelayMin, kRepairDelayMax);
       const auto pause = std::make_shared<OneShot<bool>>();
       self->pausing_.push_back(pause);
       auto wait = WaitUntil(self->world_.clock, self->world_.control, pause, After(now, delay));
-      if (co_await std::move(wait)) changed = self->world_.clock.Now();
+      co_await std::move(wait);
       std::erase(self->pausing_, pause);
       const auto path = weak.lock();
       if (self->closed_ || !path || path->is_closed()) co_return;
@@ -361,6 +362,7 @@ class Core : public std::enable_shared_from_this<Core> {
   // Control loop.
   std::map<InstanceId, std::shared_ptr<RdmaLink>> links_;
   std::vector<std::shared_ptr<OneShot<bool>>> pausing_;
+  Instant last_chance_{};
   std::function<void(std::optional<InstanceId>)> chance_;
 };
 
