@@ -136,10 +136,12 @@ struct [[nodiscard]] Result : tl::expected<T, Error> {
 
 using Status = Result<void>;
 
-[[nodiscard]] inline tl::unexpected<Error> Fail(ErrorId id, std::string context, int os_error = 0) {
+// Cold: what leads to them lies apart from the code that runs every time.
+[[nodiscard, gnu::cold]] inline tl::unexpected<Error> Fail(ErrorId id, std::string context,
+                                                           int os_error = 0) {
   return tl::unexpected<Error>(Error{id, std::move(context), os_error});
 }
-[[nodiscard]] inline tl::unexpected<Error> Fail(Error error) {
+[[nodiscard, gnu::cold]] inline tl::unexpected<Error> Fail(Error error) {
   return tl::unexpected<Error>(std::move(error));
 }
 /// The same error with "`prefix`: " before its context.
