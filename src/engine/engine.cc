@@ -237,19 +237,22 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
   // After Run() or TryRun().
   void HasEnded(PeerImpl& peer, const PathChoice& choice, const Transfer& transfer, Instant begin,
                 Status& status) {
-    if (status && !peer.is_connected()) {
-      // A mapping outlives its owner: bytes that were written into a dead process are nowhere.
-      status = Fail(ErrorId::kPeerGone, Describe(peer.identity()));
-    }
+    if (status && peer.is_connected()) return Record(choice, transfer, begin);
+    // A mapping outlives its owner: bytes that were written into a dead process are nowhere.
+    if (status) status = Fail(ErrorId::kPeerGone, Describe(peer.identity()));
     Account(peer, choice, transfer, begin, status);
+  }
+
+  void Record(const PathChoice& choice, const Transfer& transfer, Instant begin) {
+    choice.slot->Record(transfer.total_bytes,
+                        begin == Instant{} ? Duration::zero() : world.clock.Now() - begin);
   }
 
   // What a transfer says about its path. `begin` may be unknown.
   void Account(PeerImpl& peer, const PathChoice& choice, const Transfer& transfer, Instant begin,
                const Status& status) {
     if (status) {
-      choice.slot->Record(transfer.total_bytes,
-                          begin == Instant{} ? Duration::zero() : world.clock.Now() - begin);
+      Record(choice, transfer, begin);
     } else if (IsPathsFault(status.error()) && choice.path->Estimate(transfer)) {
       peer.Failed(choice, status.error());
     }
@@ -566,11 +569,11 @@ Status Engine::Run(const PeerPtr& peer, Direction direction, std::span<const Cop
     transfer.on_gpu = pins.on_gpu() || known.regions()->AnyOnGpu(copies);
     const PathChoice choice = known.Choose(transfer);
     const Instant begin = impl_->BeginOf(transfer);
-    std::optional<Status> status;
-    if (choice.path) status = choice.path->TryRun(transfer);
+    std::optional<Status> status = choice.path ? choice.path->TryRun(transfer) : std::nullopt;
     if (status) {
       impl_->HasEnded(known, choice, transfer, begin, *status);
-      if (*status || !MayHeal(status->error())) return std::move(*status);
+      if (*status) return {};
+      if (!MayHeal(status->error())) return std::move(*status);
     }
   }
   return Submit(peer, direction, std::vector<Copy>(copies.begin(), copies.end()), options)->Wait();

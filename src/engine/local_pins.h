@@ -22,17 +22,10 @@ class LocalPins {
   [[nodiscard]] Status Hold(const std::byte* place, std::uint64_t length_bytes) {
     if (length_bytes == 0 || Holds(around_, place, length_bytes)) return {};
     if (first_.bytes().empty()) {
-      MC_TRY(first_, regions_.PinLocal(place, length_bytes));
-      return Held(first_);
+      first_ = regions_.PinRemembered(place, length_bytes);
+      if (!first_.bytes().empty()) return Held(first_);
     }
-    if (Holds(first_.bytes(), place, length_bytes)) return Held(first_);
-    const auto after = std::upper_bound(
-        others_.begin(), others_.end(), place,
-        [](const std::byte* begin, const PinnedRange& pin) { return begin < pin.bytes().data(); });
-    if (after != others_.begin() && Holds(std::prev(after)->bytes(), place, length_bytes))
-      return Held(*std::prev(after));
-    MC_TRY(PinnedRange pin, regions_.PinLocal(place, length_bytes));
-    return Held(*others_.insert(after, std::move(pin)));
+    return HoldAnother(place, length_bytes);
   }
   [[nodiscard]] Status Hold(std::span<const Slice> slices) {
     for (const Slice& slice : slices) {
@@ -50,6 +43,21 @@ class LocalPins {
     const std::uint64_t offset =
         reinterpret_cast<std::uint64_t>(place) - reinterpret_cast<std::uint64_t>(bytes.data());
     return offset <= bytes.size() && length_bytes <= bytes.size() - offset;
+  }
+
+  Status HoldAnother(const std::byte* place, std::uint64_t length_bytes) {
+    if (first_.bytes().empty()) {
+      MC_TRY(first_, regions_.PinLocal(place, length_bytes));
+      return Held(first_);
+    }
+    if (Holds(first_.bytes(), place, length_bytes)) return Held(first_);
+    const auto after = std::upper_bound(
+        others_.begin(), others_.end(), place,
+        [](const std::byte* begin, const PinnedRange& pin) { return begin < pin.bytes().data(); });
+    if (after != others_.begin() && Holds(std::prev(after)->bytes(), place, length_bytes))
+      return Held(*std::prev(after));
+    MC_TRY(PinnedRange pin, regions_.PinLocal(place, length_bytes));
+    return Held(*others_.insert(after, std::move(pin)));
   }
 
   Status Held(const PinnedRange& pin) {

@@ -150,8 +150,14 @@ class RegionTable {
   /// The same, pinned: for whoever copies from or to it.
   [[nodiscard]] Result<PinnedRange> PinLocal(const void* address,
                                              std::uint64_t length_bytes) const {
+    PinnedRange pin = PinRemembered(address, length_bytes);
+    return pin.bytes().empty() ? LookUp(address, length_bytes) : std::move(pin);
+  }
+  /// The same if it is the region that was found last, mostly: else nothing. No error is made.
+  [[nodiscard]] PinnedRange PinRemembered(const void* address,
+                                          std::uint64_t length_bytes) const noexcept {
     RegionPtr region = last_.Get(reinterpret_cast<std::uint64_t>(address), length_bytes);
-    return region ? PinnedRange(std::move(region)) : LookUp(address, length_bytes);
+    return region ? PinnedRange(std::move(region)) : PinnedRange();
   }
   /// Listed regions with ids above `after`, in order of id, at most `count_max`.
   [[nodiscard]] std::vector<RegionInfo> List(RegionId after, std::size_t count_max) const;
