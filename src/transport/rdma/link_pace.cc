@@ -11,8 +11,6 @@ constexpr double kPieceNanoseconds = 4'000'000;
 constexpr std::uint64_t kPieceBytesMin = 64 << 10;
 constexpr double kWindowNanoseconds = 1'000'000;
 constexpr double kWindowBytesMin = 4 << 20;
-// Short bursts say more about latency than about the rate.
-constexpr std::uint64_t kTellingBytes = 256 << 10;
 constexpr double kNewShare = 0.2;
 
 }  // namespace
@@ -22,14 +20,8 @@ LinkPace::LinkPace(double bytes_per_nanosecond, std::uint64_t piece_bytes_max) n
   Fit();
 }
 
-void LinkPace::Begin(Instant now) noexcept {
-  since_ = now;
-  bytes_since_ = 0;
-}
-
-void LinkPace::Observe(std::uint64_t bytes, Instant now) noexcept {
-  bytes_since_ += bytes;
-  if (bytes_since_ < kTellingBytes || now <= since_) return;
+void LinkPace::Measure(Instant now) noexcept {
+  if (now <= since_) return;
   const double rate =
       static_cast<double>(bytes_since_) / static_cast<double>((now - since_).count());
   bytes_per_nanosecond_ += kNewShare * (rate - bytes_per_nanosecond_);

@@ -14,9 +14,18 @@ class LinkPace {
   LinkPace(double bytes_per_nanosecond, std::uint64_t piece_bytes_max) noexcept;
 
   /// Bytes have been posted on the idle link, or are the first of those that are counted next.
-  void Begin(Instant now) noexcept;
-  /// Bytes that were posted have arrived by `now`.
-  void Observe(std::uint64_t bytes, Instant now) noexcept;
+  void Begin(Instant now) noexcept {
+    since_ = now;
+    bytes_since_ = 0;
+  }
+  /// Bytes that were posted have arrived. Whether these and those before say something about the
+  /// rate: then Measure(), which takes a look at the clock.
+  [[nodiscard]] bool Count(std::uint64_t bytes) noexcept {
+    bytes_since_ += bytes;
+    return bytes_since_ >= kTellingBytes;
+  }
+  /// All that has been counted had arrived by `now`.
+  void Measure(Instant now) noexcept;
 
   [[nodiscard]] double bytes_per_nanosecond() const noexcept { return bytes_per_nanosecond_; }
   /// How long a request may be: short enough that links end together, long enough that requests are
@@ -26,6 +35,8 @@ class LinkPace {
   [[nodiscard]] std::uint64_t window_bytes() const noexcept { return window_bytes_; }
 
  private:
+  // Short bursts say more about latency than about the rate.
+  static constexpr std::uint64_t kTellingBytes = 256 << 10;
   void Fit() noexcept;
 
   const std::uint64_t piece_bytes_max_;

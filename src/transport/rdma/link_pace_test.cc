@@ -25,12 +25,13 @@ TEST(LinkPace, LearnsFromLongBurstsOnly) {
   LinkPace pace(10, kPieceMax);
   Instant now{1s};
   pace.Begin(now);
-  pace.Observe(64 << 10, now + 1s);  // says more about latency
+  EXPECT_FALSE(pace.Count(64 << 10));  // says more about latency
   EXPECT_EQ(pace.bytes_per_nanosecond(), 10);
   for (int i = 0; i < 100; ++i) {
     pace.Begin(now);
     now += 1ms;
-    pace.Observe(1 << 20, now);
+    ASSERT_TRUE(pace.Count(1 << 20));
+    pace.Measure(now);
   }
   EXPECT_NEAR(pace.bytes_per_nanosecond(), 1.05, 0.01);
 }

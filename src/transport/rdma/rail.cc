@@ -9,35 +9,31 @@ namespace {
 
 // Inline: the bytes go with the request, and the device need not fetch them. The processor does, so
 // not from a GPU.
-unsigned FlagsFor(const Request& request, Direction direction, std::uint32_t inline_bytes_max) {
+unsigned FlagsFor(const Request& request, std::uint32_t inline_bytes_max) {
   const bool fits = !request.on_gpu && request.piece.range.length_bytes <= inline_bytes_max;
-  return direction == Direction::kWrite && fits ? static_cast<unsigned>(IBV_SEND_INLINE) : 0U;
+  return fits ? static_cast<unsigned>(IBV_SEND_INLINE) : 0U;
 }
 
 }  // namespace
 
 Status Rail::Post(Direction direction, std::span<Request> chain, Instant now,
                   std::size_t& accepted) {
-  std::array<ibv_send_wr, kChainMax> requests;
-  MC_ASSERT(!chain.empty());
-  MC_ASSERT(chain.size() <= std::min<std::size_t>(requests.size(), room()));
+  MC_ASSERT(!chain.empty() && chain.size() <= room());
+  const bool writes = direction == Direction::kWrite;
+  const std::uint64_t next = first_ + posted_.size();
   for (std::size_t i = 0; i < chain.size(); ++i) {
-    ibv_send_wr& request = requests[i];
-    request = {};
-    request.wr_id = first_ + posted_.size() + i;
-    request.next = i + 1 < chain.size() ? &requests[i + 1] : nullptr;
-    request.sg_list = chain[i].entries.data();
-    request.num_sge = chain[i].count;
-    request.opcode = direction == Direction::kWrite ? IBV_WR_RDMA_WRITE : IBV_WR_RDMA_READ;
-    request.send_flags = FlagsFor(chain[i], direction, device().inline_bytes_max());
-    request.wr.rdma.remote_addr = chain[i].remote_address;
-    request.wr.rdma.rkey = chain[i].remote_key;
+    ibv_send_wr& work = chain[i].work;
+    work.wr_id = next + i;
+    work.next = i + 1 < chain.size() ? &chain[i + 1].work : nullptr;
+    work.sg_list = chain[i].entries.data();
+    work.opcode = writes ? IBV_WR_RDMA_WRITE : IBV_WR_RDMA_READ;
+    work.send_flags = writes ? FlagsFor(chain[i], device().inline_bytes_max()) : 0U;
   }
-  requests[chain.size() - 1].send_flags |= IBV_SEND_SIGNALED;
+  chain.back().work.send_flags |= IBV_SEND_SIGNALED;
   ibv_send_wr* bad = nullptr;
-  const int failure = device().verbs().PostSend(pair_.pair.get(), requests.data(), &bad);
+  const int failure = device().verbs().PostSend(pair_.pair.get(), &chain.front().work, &bad);
   accepted = chain.size();
-  if (failure != 0) accepted = bad == nullptr ? 0 : static_cast<std::size_t>(bad - requests.data());
+  if (failure != 0) accepted = bad == nullptr ? 0 : bad->wr_id - next;
   if (posted_.empty()) pace_.Begin(now);
   for (std::size_t i = 0; i < accepted; ++i) {
     bytes_in_flight_ += chain[i].piece.range.length_bytes;
@@ -65,7 +61,7 @@ Result<bool> Rail::Send(std::string_view message, Outbox::Answered answered, Ins
   return true;
 }
 
-inline void Rail::Complete(Instant now, std::uint64_t up_to, Polled& polled) {
+inline void Rail::Complete(std::uint64_t up_to, Clock& clock, Polled& polled) {
   std::uint64_t bytes = 0;
   for (; !posted_.empty() && first_ <= up_to; ++first_) {
     const Piece& piece = posted_.front().piece;
@@ -74,7 +70,9 @@ inline void Rail::Complete(Instant now, std::uint64_t up_to, Polled& polled) {
     posted_.pop_front();
   }
   bytes_in_flight_ -= bytes;
-  pace_.Observe(bytes, now);
+  if (!pace_.Count(bytes)) return;
+  if (polled.when == Instant{}) polled.when = clock.Now();
+  pace_.Measure(polled.when);
 }
 
 void Rail::Poll(Clock& clock, Polled& polled) {
@@ -82,12 +80,12 @@ void Rail::Poll(Clock& clock, Polled& polled) {
   std::array<ibv_wc, kBatch> completions;
   for (int count = kBatch; count == kBatch && is_awaited() && !polled.failed;) {
     count = device().verbs().PollCq(queue_.get(), kBatch, completions.data());
+    if (count == 0) return;
+    polled.seen = true;
     if (count < 0) {
       polled.failed = IBV_WC_GENERAL_ERR;
       return;
     }
-    if (count == 0) return;
-    const Instant now = polled.when = clock.Now();
     for (int i = 0; i < count; ++i) {
       const ibv_wc& completion = completions[static_cast<std::size_t>(i)];
       if (completion.wr_id == kReceiveId) {
@@ -95,11 +93,11 @@ void Rail::Poll(Clock& clock, Polled& polled) {
         continue;
       }
       if (completion.status == IBV_WC_SUCCESS) {
-        Complete(now, completion.wr_id, polled);
+        Complete(completion.wr_id, clock, polled);
         continue;
       }
       // What stood before it in the queue has ended well.
-      if (completion.wr_id > 0) Complete(now, completion.wr_id - 1, polled);
+      if (completion.wr_id > 0) Complete(completion.wr_id - 1, clock, polled);
       polled.failed = completion.status;
       if (!posted_.empty()) polled.culprit = posted_.front().piece;
       return;

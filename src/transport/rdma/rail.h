@@ -37,9 +37,7 @@ struct Piece {
 struct Request {
   static constexpr std::size_t kEntriesMax = 8;
   std::array<ibv_sge, kEntriesMax> entries;
-  int count = 0;
-  std::uint64_t remote_address = 0;
-  std::uint32_t remote_key = 0;
+  ibv_send_wr work{};   ///< Its entries are counted, and its place at the peer is set.
   bool on_gpu = false;  ///< The processor must not read what it sends.
   Piece piece;
 };
@@ -88,10 +86,11 @@ class Rail {
     boost::container::small_vector<Operation*, 16> done;  ///< One for each piece.
     std::optional<ibv_wc_status> failed;  ///< Then the rail is broken; `culprit` is why.
     std::optional<Piece> culprit;
-    Instant when{};  ///< When that was seen; not set if nothing was.
+    bool seen = false;  ///< Something has ended, well or not.
+    Instant when{};     ///< The look at the clock, if it took one.
   };
   /// What has ended since the last call, answers included, which are told. Appends to
-  /// `polled.done`; looks at the clock only then.
+  /// `polled.done`; looks at the clock only to measure the link.
   void Poll(Clock& clock, Polled& polled);
   [[nodiscard]] bool Carries(const Operation& operation) const noexcept;
   /// Wakes the completion channel at the next completion. Once until Heard().
@@ -107,7 +106,7 @@ class Rail {
     Piece piece;
     Instant when;
   };
-  void Complete(Instant now, std::uint64_t up_to, Polled& polled);
+  void Complete(std::uint64_t up_to, Clock& clock, Polled& polled);
   void Receive(const ibv_wc& completion, Polled& polled);
 
   const std::uint64_t number_;

@@ -56,7 +56,7 @@ std::string RailGroup::Describe() const {
   return text;
 }
 
-std::optional<std::size_t> RailGroup::Choose(const Operation& operation) const {
+std::optional<std::size_t> RailGroup::ChooseAmongAll(const Operation& operation) const {
   std::optional<std::size_t> best;
   double least = 0;
   for (std::size_t place = 0; place < rails_.size(); ++place) {

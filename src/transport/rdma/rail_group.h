@@ -39,7 +39,11 @@ class RailGroup {
   /// The place of the rail that would have the next piece of the operation done first: by bytes in
   /// flight, measured rate, and how near its device is to the memory that operation.regions is at.
   /// nullopt: none of those that can carry it has room.
-  [[nodiscard]] std::optional<std::size_t> Choose(const Operation& operation) const;
+  [[nodiscard]] std::optional<std::size_t> Choose(const Operation& operation) const {
+    const bool is_easy = rails_.size() == 1 && operation.cannot.empty() && rails_[0]->HasRoom();
+    if (is_easy) return 0;
+    return ChooseAmongAll(operation);
+  }
   [[nodiscard]] bool any_is_idle() const noexcept;
   /// Whether the rail's oldest piece takes far longer than its rate explains.
   [[nodiscard]] bool IsStraggler(std::size_t place, Instant now) const noexcept;
@@ -51,6 +55,8 @@ class RailGroup {
   void Heard() noexcept;
 
  private:
+  [[nodiscard]] std::optional<std::size_t> ChooseAmongAll(const Operation& operation) const;
+
   const std::vector<std::string> peer_devices_;
   std::vector<std::unique_ptr<Rail>> rails_;
   std::vector<std::string> missing_;  // why there are not more

@@ -18,7 +18,8 @@ constexpr Duration kLookEvery = std::chrono::milliseconds(50);
 constexpr Duration kConfirmTimeout = std::chrono::seconds(3);
 constexpr std::uint64_t kShortBytes = 16 << 10;
 constexpr Duration kSpunRoundTripMax = std::chrono::microseconds(250);
-constexpr std::int64_t kRoundTripMemory = 8;  // transfers, about
+constexpr unsigned kTimedEvery = 8;  // short transfers: a look at the clock costs something
+constexpr std::int64_t kRoundTripMemory = 4;  // those that are timed, about
 constexpr unsigned kPollsPerLook = 8;         // at the clock
 
 bool IsCancelled(const Transfer& transfer) noexcept {
@@ -143,6 +144,7 @@ void RdmaPath::Confirm(std::uint64_t rail, std::vector<OperationPtr> touched) {
                 me->link_->Disconnect(number, After(me->world_.clock.Now(), kConfirmTimeout));
             const Status confirmed = co_await std::move(ask);
             const Lock lock(me->mutex_);
+            me->now_ = {};
             if (!confirmed) me->FailAll({ErrorId::kPathFailed, confirmed.error().context}, lock);
             for (const OperationPtr& operation : operations) {
               operation->unconfirmed -= 1;
@@ -233,17 +235,38 @@ Task<Status> RdmaPath::Prepare(TransferNeeds needs, Instant deadline) {
 
 void RdmaPath::Forget(RegionId region) {
   regions_.DropRemote(region);
-  Lock lock(mutex_);
+  const Lock lock(mutex_);
   const std::vector<OperationPtr> using_it = operations_.Using(region);
-  sleepers_ += 1;
-  ended_.wait(lock, [&using_it] {
+  const auto have_ended = [&using_it] {
     return std::all_of(using_it.begin(), using_it.end(),
                        [](const OperationPtr& operation) { return operation->ended.load(); });
-  });
-  sleepers_ -= 1;
+  };
+  Sleep(have_ended, kNever, lock);
 }
 
 // ---- operations ----
+
+Instant RdmaPath::Now(const Lock&) {
+  if (now_ == Instant{}) now_ = world_.clock.Now();
+  return now_;
+}
+
+// Without the lock until a report makes `is_over` true; false: not before `until`.
+template <class IsOver>
+bool RdmaPath::Sleep(IsOver is_over, Instant until, const Lock&) {
+  std::unique_lock waiting(mutex_, std::adopt_lock);
+  bool over = true;
+  sleepers_ += 1;
+  if (until == kNever) {
+    ended_.wait(waiting, is_over);
+  } else {
+    over = ended_.wait_until(waiting, until, is_over);
+  }
+  sleepers_ -= 1;
+  now_ = {};
+  waiting.release();
+  return over;
+}
 
 void RdmaPath::Begin(const OperationPtr& operation, const Transfer& transfer, Instant now,
                      const Lock&) {
@@ -255,12 +278,14 @@ void RdmaPath::Begin(const OperationPtr& operation, const Transfer& transfer, In
   some_left_ = true;
 }
 
-Status RdmaPath::Run(const Transfer& transfer) { return *Carry(transfer, false); }
+Status RdmaPath::Run(const Transfer& transfer) {
+  std::optional<Status> outcome = TryRun(transfer);
+  if (outcome) return *std::move(outcome);
+  return Fail(ErrorId::kPathFailed,
+              "it was not prepared, or its queue pairs were given away since");
+}
 
-std::optional<Status> RdmaPath::TryRun(const Transfer& transfer) { return Carry(transfer, true); }
-
-// nullopt: something is left to Prepare(), and it must not be.
-std::optional<Status> RdmaPath::Carry(const Transfer& transfer, bool only_if_prepared) {
+std::optional<Status> RdmaPath::TryRun(const Transfer& transfer) {
   const CallGate::Pass pass(callers_);
   if (Status checked = CheckTransfer(transfer, *peer_->regions); !checked) return checked;
   const Instant now = world_.clock.Now();
@@ -269,12 +294,11 @@ std::optional<Status> RdmaPath::Carry(const Transfer& transfer, bool only_if_pre
   {
     const Lock lock(mutex_);
     if (failure_) return Fail(*failure_);
-    if (parked_ && only_if_prepared) return std::nullopt;
-    if (parked_) return Fail(ErrorId::kPathFailed, "its queue pairs were given to another peer");
+    if (parked_) return std::nullopt;
     operation = operations_.Make(regions_);
     const bool is_known =
         transfer.slices.size() == 1 && operation->regions.Knows(transfer.slices.front());
-    if (only_if_prepared && !is_known && !regions_.AreKnown(transfer)) return std::nullopt;
+    if (!is_known && !regions_.AreKnown(transfer)) return std::nullopt;
     Begin(operation, transfer, now, lock);
     operation->held.store(true, std::memory_order_relaxed);
     PostAll(lock);
@@ -283,23 +307,20 @@ std::optional<Status> RdmaPath::Carry(const Transfer& transfer, bool only_if_pre
   }
   if (!operation->ended) Spin(*operation);
   if (!operation->ended) {
-    Lock lock(mutex_);
+    const Lock lock(mutex_);
     LeaveToEvents(lock);
     if (!operation->ended) Watch();
     const auto has_ended = [&operation] { return operation->ended.load(); };
-    sleepers_ += 1;
-    if (transfer.deadline == kNever) {
-      ended_.wait(lock, has_ended);
-    } else if (!ended_.wait_until(lock, transfer.deadline, has_ended)) {
+    if (!Sleep(has_ended, transfer.deadline, lock)) {
       Expire(*operation, lock);
-      if (!ended_.wait_for(lock, kGrace, has_ended)) Tear(*operation, lock);
+      if (!Sleep(has_ended, After(world_.clock.Now(), kGrace), lock)) Tear(*operation, lock);
     }
-    sleepers_ -= 1;
   }
   const struct Release {
     ~Release() { held.store(false, std::memory_order_release); }
     std::atomic<bool>& held;
   } release{operation->held};
+  if (*operation->outcome) return std::optional<Status>(std::in_place);
   return std::move(operation->outcome);
 }
 
@@ -313,7 +334,10 @@ void RdmaPath::Spin(const Operation& operation) {
     return;
   const Instant end = After(operation.begun, 2 * round_trip + kSpinMax);
   for (unsigned polls = 1; !operation.ended; ++polls) {
-    if (const Lock lock(mutex_, std::try_to_lock); lock) Progress(lock);
+    if (mutex_.try_lock()) {
+      const Lock lock(mutex_, std::adopt_lock);
+      Progress(lock);
+    }
     if (polls % kPollsPerLook == 0 && world_.clock.Now() >= end) return;
   }
 }
@@ -386,7 +410,7 @@ void RdmaPath::Settle(Operation& operation, Status status, const Lock& lock) {
   ReportIfEnded(operation, lock);
 }
 
-void RdmaPath::ReportIfEnded(Operation& operation, const Lock&) {
+void RdmaPath::ReportIfEnded(Operation& operation, const Lock& lock) {
   if (operation.ended || operation.pieces > 0) return;
   if (!operation.outcome) {
     if (!operation.left.empty() || operation.unconfirmed > 0) return;
@@ -396,12 +420,11 @@ void RdmaPath::ReportIfEnded(Operation& operation, const Lock&) {
   if (*operation.outcome) {
     (transfer.direction == Direction::kWrite ? counters_.sent_bytes : counters_.received_bytes)
         .Add(transfer.total_bytes);
-    const Duration took = now_ - operation.begun;
-    if (CostModel::IsWorthObserving(transfer)) cost_.Observe(transfer, took);
-    if (transfer.total_bytes <= kShortBytes) {
+    if (CostModel::IsWorthObserving(transfer)) cost_.Observe(transfer, Now(lock) - operation.begun);
+    if (transfer.total_bytes <= kShortBytes && short_ended_++ % kTimedEvery == 0) {
+      const std::int64_t took = (Now(lock) - operation.begun).count();
       const std::int64_t before = round_trip_.load(std::memory_order_relaxed);
-      round_trip_.store(before + (took.count() - before) / kRoundTripMemory,
-                        std::memory_order_relaxed);
+      round_trip_.store(before + (took - before) / kRoundTripMemory, std::memory_order_relaxed);
     }
   }
   OperationPtr kept = operations_.Remove(operation);
@@ -420,24 +443,19 @@ void RdmaPath::ReportIfEnded(Operation& operation, const Lock&) {
 
 // ---- progress ----
 
-void RdmaPath::Progress(const Lock& lock) {
-  Poll(lock);
-  PostAll(lock);
-}
-
 void RdmaPath::Poll(const Lock& lock) {
   for (std::size_t i = 0; i < rails_.size(); ++i) {
     Rail& rail = rails_[i];
     if (!rail.is_awaited()) continue;
     Rail::Polled polled;
     rail.Poll(world_.clock, polled);
-    if (polled.when == Instant{} && !polled.failed) continue;
-    if (polled.when != Instant{}) now_ = polled.when;
-    some_left_ = true;
+    if (!polled.seen) continue;
+    now_ = polled.when;
     for (Operation* const operation : polled.done) {
       operation->pieces -= 1;
       ReportIfEnded(*operation, lock);
     }
+    some_left_ = !operations_.empty();
     if (!polled.failed) continue;
     if (polled.culprit && polled.culprit->operation) Blame(*polled.culprit, *polled.failed, lock);
     Break(i, std::string(rail.device().verbs().StatusText(*polled.failed)), lock);
@@ -463,7 +481,7 @@ void RdmaPath::Blame(const Piece& culprit, ibv_wc_status status, const Lock& loc
 }
 
 void RdmaPath::PostAll(const Lock& lock) {
-  if (!std::exchange(some_left_, false)) return;
+  some_left_ = false;
   for (auto next = operations_.begin(); next != operations_.end();) {
     Operation& operation = *next;
     // It may end while it is posted, others too, and nobody has to keep it then.
@@ -521,7 +539,7 @@ bool RdmaPath::PostNext(Operation& operation, const Lock& lock) {
   operation.pieces += count;
   std::size_t accepted = 0;
   const Status posted =
-      rail.Post(operation.transfer->direction, std::span(chain_).first(count), now_, accepted);
+      rail.Post(operation.transfer->direction, std::span(chain_).first(count), Now(lock), accepted);
   if (posted) return true;
   for (std::size_t i = count; i-- > accepted;) {
     operation.left.push_back(chain_[i].piece.range);

@@ -72,13 +72,20 @@ class RdmaPath final : public Path, public std::enable_shared_from_this<RdmaPath
   void Close() noexcept override;
 
  private:
-  using Lock = std::unique_lock<std::mutex>;
-  [[nodiscard]] std::optional<Status> Carry(const Transfer& transfer, bool only_if_prepared);
+  using Lock = std::lock_guard<std::mutex>;
   void Begin(const OperationPtr& operation, const Transfer& transfer, Instant now,
              const Lock& lock);
   void Spin(const Operation& operation);
+  /// The time of this turn under the lock: one look at the clock at most.
+  [[nodiscard]] Instant Now(const Lock& lock);
+  template <class IsOver>
+  bool Sleep(IsOver is_over, Instant until, const Lock& lock);
   /// Polls, reports what has ended, posts what there is room for.
-  void Progress(const Lock& lock);
+  void Progress(const Lock& lock) {
+    now_ = {};
+    Poll(lock);
+    if (some_left_) PostAll(lock);
+  }
   void Poll(const Lock& lock);
   void PostAll(const Lock& lock);
   /// False: no rail has room for it.
@@ -120,7 +127,8 @@ class RdmaPath final : public Path, public std::enable_shared_from_this<RdmaPath
   std::array<Request, kChainMax> chain_;  // guarded by mutex_; of the post in progress
   std::condition_variable ended_;         // an operation has been reported
   std::size_t sleepers_ = 0;              // guarded by mutex_; who wait for that
-  Instant now_{};                         // guarded by mutex_; the last look at the clock
+  Instant now_{};                         // guarded by mutex_; of this turn, or not looked at
+  unsigned short_ended_ = 0;              // guarded by mutex_
   bool some_left_ = false;        // guarded by mutex_; an operation may have something to post
   std::optional<Error> failure_;  // guarded by mutex_; set: closed
   std::atomic<bool> watching_ = false;

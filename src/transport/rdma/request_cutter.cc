@@ -40,21 +40,22 @@ std::optional<Located> Locate(const RegionCursor& cursor, const RequestLimits& l
 // False: it does not touch what is there at the peer, or there is no entry left for it.
 bool Append(Request& request, const Located& at, std::uint64_t length_bytes, int entries_max) {
   std::uint64_t& length = request.piece.range.length_bytes;
-  if (request.count == 0) {
-    request.remote_address = at.remote_address;
-    request.remote_key = at.remote_key;
-  } else if (request.remote_key != at.remote_key ||
-             request.remote_address + length != at.remote_address) {
+  int& count = request.work.num_sge;
+  auto& remote = request.work.wr.rdma;
+  if (count == 0) {
+    remote.remote_addr = at.remote_address;
+    remote.rkey = at.remote_key;
+  } else if (remote.rkey != at.remote_key || remote.remote_addr + length != at.remote_address) {
     return false;
   }
-  ibv_sge* const last = request.count > 0 ? &request.entries[request.count - 1] : nullptr;
+  ibv_sge* const last = count > 0 ? &request.entries[count - 1] : nullptr;
   const bool touches = last != nullptr && last->lkey == at.local_key &&
                        last->addr + last->length == at.local_address;
   if (touches) {
     last->length += static_cast<std::uint32_t>(length_bytes);
-  } else if (request.count < entries_max) {
-    request.entries[request.count++] = {at.local_address, static_cast<std::uint32_t>(length_bytes),
-                                        at.local_key};
+  } else if (count < entries_max) {
+    request.entries[count++] = {at.local_address, static_cast<std::uint32_t>(length_bytes),
+                                at.local_key};
   } else {
     return false;
   }
@@ -67,7 +68,7 @@ bool Append(Request& request, const Located& at, std::uint64_t length_bytes, int
 bool CutRequest(const PathRegions& regions, const Transfer& transfer, const RequestLimits& limits,
                 RegionCursor& cursor, Range& rest, Request& request) {
   const int entries_max = std::min(limits.entries_max, static_cast<int>(Request::kEntriesMax));
-  request.count = 0;
+  request.work.num_sge = 0;
   request.on_gpu = transfer.on_gpu;
   request.piece.range = {rest.slice, rest.offset, 0};
   const std::uint64_t& length = request.piece.range.length_bytes;
@@ -81,9 +82,10 @@ bool CutRequest(const PathRegions& regions, const Transfer& transfer, const Requ
     std::byte* const place = slice.local + rest.offset;
     cursor.MoveTo(regions, slice, place);
     const std::optional<Located> at = Locate(cursor, limits, place, slice.offset + rest.offset);
-    if (!at) return request.count > 0;
-    const std::uint64_t take = std::min({slice.length_bytes - rest.offset, rest.length_bytes,
-                                         limits.length_bytes_max - length, at->length_bytes_max});
+    if (!at) return request.work.num_sge > 0;
+    const std::uint64_t wanted = std::min(slice.length_bytes - rest.offset, rest.length_bytes);
+    const std::uint64_t take =
+        std::min(wanted, std::min(limits.length_bytes_max - length, at->length_bytes_max));
     if (!Append(request, *at, take, entries_max)) break;
     rest.offset += take;
     rest.length_bytes -= take;

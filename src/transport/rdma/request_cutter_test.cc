@@ -72,17 +72,17 @@ class RequestCutter : public testing::Test {
 TEST_F(RequestCutter, JoinsWhatTouchesOnBothSides) {
   const std::vector<Request> cut = Cut({At(0, 100, 50), At(50, 150, 0), At(50, 150, 25)});
   ASSERT_EQ(cut.size(), 1U);
-  EXPECT_EQ(cut[0].count, 1);
+  EXPECT_EQ(cut[0].work.num_sge, 1);
   EXPECT_EQ(cut[0].entries[0].length, 75U);
-  EXPECT_EQ(cut[0].remote_address, kRemoteBase + 100);
-  EXPECT_EQ(cut[0].remote_key, 70U);
+  EXPECT_EQ(cut[0].work.wr.rdma.remote_addr, kRemoteBase + 100);
+  EXPECT_EQ(cut[0].work.wr.rdma.rkey, 70U);
 }
 
 TEST_F(RequestCutter, GathersWhatTouchesAtThePeerAlone) {
   const std::vector<Request> cut =
       Cut({At(0, 0, 10), At(100, 10, 10), At(50, 20, 10), At(200, 30, 10), At(300, 40, 10)});
   ASSERT_EQ(cut.size(), 2U);  // four entries fit into one
-  EXPECT_EQ(cut[0].count, 4);
+  EXPECT_EQ(cut[0].work.num_sge, 4);
   EXPECT_EQ(cut[0].piece.range.length_bytes, 40U);
   EXPECT_EQ(cut[1].piece.range.slice, 4U);
   EXPECT_EQ(Cut({At(0, 0, 10), At(100, 11, 10)}).size(), 2U);
@@ -92,13 +92,13 @@ TEST_F(RequestCutter, EndsAtTheChunksOfEitherSide) {
   // Here a chunk ends after 192 bytes, there after 292.
   const std::vector<Request> cut = Cut({At(8000, 7900, 1000)});
   ASSERT_EQ(cut.size(), 2U);
-  EXPECT_EQ(cut[0].count, 2);  // one range there, of two registrations here
+  EXPECT_EQ(cut[0].work.num_sge, 2);  // one range there, of two registrations here
   EXPECT_EQ(cut[0].entries[0].length, 192U);
   EXPECT_EQ(cut[0].entries[1].length, 100U);
   EXPECT_NE(cut[0].entries[0].lkey, cut[0].entries[1].lkey);
-  EXPECT_EQ(cut[0].remote_key, 70U);
-  EXPECT_EQ(cut[1].remote_key, 71U);
-  EXPECT_EQ(cut[1].remote_address, kRemoteBase + kChunkBytes);
+  EXPECT_EQ(cut[0].work.wr.rdma.rkey, 70U);
+  EXPECT_EQ(cut[1].work.wr.rdma.rkey, 71U);
+  EXPECT_EQ(cut[1].work.wr.rdma.remote_addr, kRemoteBase + kChunkBytes);
   EXPECT_EQ(cut[1].piece.range.length_bytes, 708U);
 }
 
