@@ -80,12 +80,9 @@ class RdmaPath final : public Path, public std::enable_shared_from_this<RdmaPath
   [[nodiscard]] Instant Now(const Lock& lock);
   template <class IsOver>
   bool Sleep(IsOver is_over, Instant until, const Lock& lock);
-  /// Polls, reports what has ended, posts what there is room for.
-  void Progress(const Lock& lock) {
-    now_ = {};
-    Poll(lock);
-    if (some_left_) PostAll(lock);
-  }
+  /// A turn: posts what there is room for, polls, reports what has ended, and posts into the room
+  /// that this made. `now` may have been looked at already.
+  void Progress(const Lock& lock, Instant now = {});
   void Poll(const Lock& lock);
   void PostAll(const Lock& lock);
   /// False: no rail has room for it.
