@@ -28,17 +28,28 @@ void ExpectWarnings(ErrorId id, std::size_t count_min) {
 // Two processes on one network; each has the memory that the other one moves bytes from and to.
 class Pair {
  public:
-  Pair(const FakeFabric& fabric, const std::string& transports, const RdmaOptions& options = {})
+  // Both use all devices of the fabric; or, each on a host of its own, one half of them.
+  enum class Devices { kShared, kHalves };
+  Pair(const FakeFabric& fabric, const std::string& transports, const RdmaOptions& options = {},
+       Devices devices = Devices::kShared)
       : fabric_(fabric),
         verbs(FakeVerbs::Make(fabric)),
         transports_(transports),
-        options_(options) {}
+        options_(options),
+        devices_(devices) {}
   ~Pair() { Stop(); }
 
   void Open() {
-    const RdmaForTest rdma{verbs, FakeVerbs::DeviceNames(fabric_.devices), options_};
-    a = std::make_unique<Node>(real_.world(), wire_, "a", transports_, 0, rdma);
-    b = std::make_unique<Node>(real_.world(), wire_, "b", transports_, 0, rdma);
+    const std::vector<std::string> names = FakeVerbs::DeviceNames(fabric_.devices);
+    RdmaForTest of_a{verbs, names, options_};
+    RdmaForTest of_b = of_a;
+    if (devices_ == Devices::kHalves) {
+      const auto middle = names.begin() + static_cast<std::ptrdiff_t>(names.size() / 2);
+      of_a.devices.assign(names.begin(), middle);
+      of_b.devices.assign(middle, names.end());
+    }
+    a = std::make_unique<Node>(real_.world(), wire_, "a", transports_, 0, of_a);
+    b = std::make_unique<Node>(real_.world(), wire_, "b", transports_, 0, of_b);
     std::iota(reinterpret_cast<unsigned char*>(source.data()),
               reinterpret_cast<unsigned char*>(source.data() + source.size()), 1);
     ASSERT_TRUE(Succeeds(a->engine().Register(source.data(), source.size())));
@@ -140,6 +151,7 @@ class Pair {
  private:
   std::string transports_;
   RdmaOptions options_;
+  Devices devices_;
   int last_message_ = 0;
   std::vector<std::string> said_;
   RealWorld real_;
@@ -257,6 +269,38 @@ TEST(Rails, APortThatGoesDownUnderABatchCostsNothingButTime) {
   EXPECT_GE(pair.verbs->Carried(0, 0), before + 4);
   EXPECT_TRUE(Becomes([&pair] { return pair.Rails() == "rails fake0, fake1"; }, 1s))
       << pair.Rails();
+}
+
+// A port comes back while its partner is tried with another one, which nothing gets through to:
+// what the driver waits for that is not waited for.
+TEST(Rails, ComeBackThoughATryElsewhereHangs) {
+  Pair pair({.devices = 4, .resolve_time = 3s}, "rdma", {}, Pair::Devices::kHalves);
+  pair.Open();
+  ASSERT_EQ(pair.Rails(), "rails fake0 to fake2, fake1 to fake3");
+  pair.verbs->Cut(0, 3, true);
+  pair.verbs->SetPort(2, false);
+  const auto pairs = [&pair] { return pair.verbs->live_handles()["pair"]; };
+  // The rail that is left, and both ends of the one that is tried.
+  EXPECT_TRUE(Becomes([&pairs] { return pairs() == 2; }, 1s));
+  EXPECT_TRUE(Becomes([&pairs] { return pairs() == 4; }, 1s));
+  pair.verbs->SetPort(2, true);
+  EXPECT_TRUE(
+      Becomes([&pair] { return pair.Rails() == "rails fake0 to fake2, fake1 to fake3"; }, 1s))
+      << pair.Rails();
+  EXPECT_TRUE(Succeeds(pair.WriteAndReadBack(64 << 10)));
+  // What was made for the try that was given up goes once the driver lets go of it.
+  EXPECT_TRUE(Becomes([&pairs] { return pairs() == 4; }, 10s));
+}
+
+// A device that reaches nobody does not hold up the others.
+TEST(Rails, OfOneDeviceDoNotWaitForAnother) {
+  Pair pair({.devices = 4, .resolve_time = 3s}, "rdma", {}, Pair::Devices::kHalves);
+  for (const std::size_t there : {2, 3}) pair.verbs->Cut(0, there, true);
+  const Instant limit = pair.In(2s);
+  pair.Open();
+  ASSERT_TRUE(Succeeds(pair.WriteAndReadBack(1 << 20)));
+  EXPECT_LT(pair.In(0s), limit);
+  EXPECT_EQ(pair.Rails().find("rail fake1 to fake3"), 0U) << pair.Rails();
 }
 
 // Nobody transfers while the port is down: the path is there again with the port.

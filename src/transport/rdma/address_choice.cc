@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
 
 namespace mooncake::rdma {
@@ -31,21 +32,14 @@ std::vector<AddressPair> InfiniBandPairs(const PortAddresses& local, const PortA
 
 // Lower is better.
 int Rank(const GidRow& row) noexcept {
-  const IpAddress address = ToAddress(row.gid);
-  return (address.is_link_local() ? 4 : 0) + (row.kind == GidKind::kRoceV2 ? 0 : 2) +
-         (address.is_v4() ? 0 : 1);
+  return (row.kind == GidKind::kRoceV2 ? 0 : 2) + (ToAddress(row.gid).is_v4() ? 0 : 1);
 }
 
-// The row that packets to `there` start from on the interface of `candidate`, if it is that one.
-bool StartsFrom(const GidRow& candidate, const GidRow& there, const SourceOf& source_of) {
-  const IpAddress to = ToAddress(there.gid);
-  const IpAddress own = ToAddress(candidate.gid);
-  if (candidate.kind != there.kind || own.is_v4() != to.is_v4()) return false;
-  // Every interface has such a network, and no route tells them apart: only the proof will.
-  if (to.is_link_local() || own.is_link_local()) return to.is_link_local() && own.is_link_local();
-  Result<IpAddress> source = source_of(to, candidate.netdev);
-  if (source) source->scope = 0;
-  return source && *source == own;
+bool IsLinkLocal(const GidRow& row) noexcept { return ToAddress(row.gid).is_link_local(); }
+
+bool SameKind(const GidRow& a, const GidRow& b) noexcept {
+  return a.kind == b.kind && IsLinkLocal(a) == IsLinkLocal(b) &&
+         ToAddress(a.gid).is_v4() == ToAddress(b.gid).is_v4();
 }
 
 }  // namespace
@@ -75,12 +69,25 @@ std::vector<AddressPair> RankAddressPairs(const PortAddresses& local, const Port
   std::stable_sort(theirs.begin(), theirs.end(),
                    [](const GidRow& a, const GidRow& b) { return Rank(a) < Rank(b); });
   std::vector<AddressPair> pairs;
+  std::vector<AddressPair> link_local;  // of every interface; only the proof tells them apart
+  bool could_be_routed = false;
   for (const GidRow& there : theirs) {
     for (const GidRow& here : local.rows) {
-      if (pairs.size() < kPairsMax && StartsFrom(here, there, source_of))
-        pairs.push_back({here, there, true});
+      if (!SameKind(here, there)) continue;
+      if (IsLinkLocal(here)) {
+        link_local.push_back({here, there, true});
+        continue;
+      }
+      Result<IpAddress> source = source_of(ToAddress(there.gid), here.netdev);
+      could_be_routed = could_be_routed || source || source.error().os_error != ENODEV;
+      if (source) source->scope = 0;
+      if (source && *source == ToAddress(here.gid)) pairs.push_back({here, there, true});
     }
   }
+  // Where others have no route just now, the network is not up: link-local ones fail there too, but
+  // the kernel looks for the neighbour for a second first.
+  if (!could_be_routed) pairs = std::move(link_local);
+  if (pairs.size() > kPairsMax) pairs.resize(kPairsMax);
   if (pairs.empty())
     why = fmt::format("no route between {} here and {} there", Describe(local), Describe(remote));
   return pairs;

@@ -17,6 +17,8 @@ struct PortAddresses {
   bool infiniband = false;
   std::uint16_t lid = 0;     ///< InfiniBand; 0 elsewhere.
   std::vector<GidRow> rows;  ///< `index` and `netdev` mean something on the port's own host only.
+
+  bool operator==(const PortAddresses&) const = default;
 };
 
 struct AddressPair {
@@ -30,8 +32,9 @@ struct AddressPair {
 using SourceOf =
     std::function<Result<IpAddress>(const IpAddress& to, const std::string& interface)>;
 
-/// Pairs to try, best first: RoCE v2 before v1, what is reached by a route before what is
-/// link-local. Empty: the ports have nothing in common; `why` then says what each has.
+/// Pairs to try, best first: RoCE v2 before v1, IPv4 before IPv6. Link-local ones only where the
+/// ports have no others of one kind, or their interfaces are not this process's. Empty: the ports
+/// have nothing in common; `why` then says what each has.
 [[nodiscard]] std::vector<AddressPair> RankAddressPairs(const PortAddresses& local,
                                                         const PortAddresses& remote,
                                                         const SourceOf& source_of,

@@ -44,8 +44,8 @@ TEST(AddressChoice, FollowsTheRouteAndTakesTheNewestKindFirst) {
                              {Row(0, "fe80::2", kRoceV2), Row(1, "10.0.0.2", kRoceV1),
                               Row(2, "10.0.0.2", kRoceV2), Row(3, "fd00::2", kRoceV2)}};
   const std::vector<AddressPair> pairs = RankAddressPairs(kLocal, remote, Routes, why);
-  // IPv4 over v2, IPv6 over v2, IPv4 over v1, and what is link-local last.
-  EXPECT_EQ(Indices(pairs), (std::vector<std::uint8_t>{3, 4, 2, 0}));
+  // IPv4 over v2, IPv6 over v2, IPv4 over v1, and nothing link-local.
+  EXPECT_EQ(Indices(pairs), (std::vector<std::uint8_t>{3, 4, 2}));
   EXPECT_TRUE(pairs[0].routed);
   EXPECT_EQ(ToString(pairs[0].remote), "10.0.0.2 (RoCE v2)");
 }
@@ -60,6 +60,27 @@ TEST(AddressChoice, LinkLocalOnlyWhereThereIsNothingElse) {
   std::string why;
   const PortAddresses remote{false, 0, {Row(0, "fe80::2", kRoceV2)}};
   EXPECT_EQ(Indices(RankAddressPairs(kLocal, remote, Routes, why)), std::vector<std::uint8_t>{0});
+}
+
+// As in a container that was given the device and not its network.
+TEST(AddressChoice, LinkLocalWhereNoRouteCanBeAskedFor) {
+  std::string why;
+  const SourceOf none = [](const IpAddress&, const std::string&) -> Result<IpAddress> {
+    return Fail(ErrorId::kNetwork, "no such interface", ENODEV);
+  };
+  const PortAddresses remote{false, 0, {Row(0, "fe80::2", kRoceV2), Row(1, "10.0.0.2", kRoceV2)}};
+  EXPECT_EQ(Indices(RankAddressPairs(kLocal, remote, none, why)), std::vector<std::uint8_t>{0});
+}
+
+// Where the network is down, a try over link-local addresses would only take a second.
+TEST(AddressChoice, NothingWhereThereIsNoRouteNow) {
+  std::string why;
+  const SourceOf down = [](const IpAddress&, const std::string&) -> Result<IpAddress> {
+    return Fail(ErrorId::kNetwork, "the network is unreachable", ENETUNREACH);
+  };
+  const PortAddresses remote{false, 0, {Row(0, "fe80::2", kRoceV2), Row(1, "10.0.0.2", kRoceV2)}};
+  EXPECT_TRUE(RankAddressPairs(kLocal, remote, down, why).empty());
+  EXPECT_NE(why.find("no route"), std::string::npos) << why;
 }
 
 TEST(AddressChoice, WithoutARouteSaysWhatEachHas) {

@@ -314,9 +314,17 @@ class FakeNetwork final : public FakeVerbs {
   }
   int ModifyQp(ibv_qp* qp, ibv_qp_attr& attributes, int mask) override {
     if (Fails("ModifyQp")) return EIO;
-    const std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
     auto& pair = *static_cast<FakeQp*>(qp);
-    if ((mask & IBV_QP_DEST_QPN) != 0) pair.there = attributes.dest_qp_num;
+    if ((mask & IBV_QP_DEST_QPN) != 0) {
+      pair.there = attributes.dest_qp_num;
+      const auto there = pairs_.find(pair.there);
+      const bool is_reached = there != pairs_.end() && Reaches(pair.rank, there->second->rank);
+      if (fabric_.resolve_time.count() > 0 && !is_reached) {
+        wake_.wait_for(lock, fabric_.resolve_time, [this] { return stopped_; });
+        return ETIMEDOUT;
+      }
+    }
     pair.state = attributes.qp_state;
     return 0;
   }
@@ -450,6 +458,10 @@ class FakeNetwork final : public FakeVerbs {
     }
   }
 
+  bool Reaches(std::size_t a, std::size_t b) const {
+    return active_[a] && active_[b] && !cut_.contains(std::minmax(a, b));
+  }
+
   bool IsStalled(const FakeQp& pair) const {
     const auto there = pairs_.find(pair.there);
     return there != pairs_.end() && stalled_.contains(std::minmax(pair.rank, there->second->rank));
@@ -461,8 +473,7 @@ class FakeNetwork final : public FakeVerbs {
     const auto there = pairs_.find(pair.there);
     if (there == pairs_.end() || there->second->state < IBV_QPS_RTR) return IBV_WC_RETRY_EXC_ERR;
     const std::size_t rank = there->second->rank;
-    if (!active_[pair.rank] || !active_[rank] || cut_.contains(std::minmax(pair.rank, rank)))
-      return IBV_WC_RETRY_EXC_ERR;
+    if (!Reaches(pair.rank, rank)) return IBV_WC_RETRY_EXC_ERR;
     std::uint64_t length = 0;
     for (const ibv_sge& entry : request.entries) {
       length += entry.length;

@@ -25,6 +25,9 @@ struct FakeFabric {
   bool immediate = false;
   /// What a request waits for an answer before its queue pair breaks.
   std::chrono::milliseconds retry_time{20};
+  /// What connecting a queue pair waits where nothing gets through, before it fails, as a kernel
+  /// does that looks for a neighbour. 0: it succeeds at once, as on InfiniBand.
+  std::chrono::milliseconds resolve_time{0};
 };
 
 /// Any thread. Handles that are alive when it is destroyed are forgotten.

@@ -19,10 +19,15 @@ double NanosecondsFor(const Rail& rail, std::uint64_t bytes) noexcept {
 
 }  // namespace
 
+void RailGroup::Add(std::unique_ptr<Rail> rail) {
+  missing_.erase(rail->device().rank());
+  rails_.push_back(std::move(rail));
+}
+
 std::unique_ptr<Rail> RailGroup::Take(std::size_t place, const std::string& reason) {
   std::unique_ptr<Rail> rail = std::move(rails_[place]);
   rails_.erase(rails_.begin() + static_cast<std::ptrdiff_t>(place));
-  missing_.push_back(fmt::format("{}: {}", rail->device().name(), reason));
+  SetMissing(rail->device().rank(), fmt::format("{}: {}", rail->device().name(), reason));
   return rail;
 }
 
@@ -52,7 +57,11 @@ std::string RailGroup::Describe() const {
   std::string text = names.empty() ? "no rail"
                                    : fmt::format("{} {}", names.size() == 1 ? "rail" : "rails",
                                                  fmt::join(names, ", "));
-  if (!missing_.empty()) text += fmt::format("; without {}", fmt::join(missing_, "; "));
+  std::string_view before = "; without ";
+  for (const auto& [rank, reason] : missing_) {
+    text.append(before).append(reason);
+    before = "; ";
+  }
   return text;
 }
 

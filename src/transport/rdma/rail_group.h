@@ -1,6 +1,7 @@
 // The rails of one path, and why there are not more.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -22,13 +23,13 @@ class RailGroup {
   [[nodiscard]] std::size_t size() const noexcept { return rails_.size(); }
   [[nodiscard]] Rail& operator[](std::size_t place) const noexcept { return *rails_[place]; }
 
-  void Add(std::unique_ptr<Rail> rail) { rails_.push_back(std::move(rail)); }
+  void Add(std::unique_ptr<Rail> rail);
   /// `reason` is why it is missing from now on.
   [[nodiscard]] std::unique_ptr<Rail> Take(std::size_t place, const std::string& reason);
   /// Nothing counts as missing then.
   [[nodiscard]] std::vector<std::unique_ptr<Rail>> TakeAll() noexcept;
-  /// Why devices here have no rail, as far as is known.
-  void SetMissing(std::vector<std::string> reasons) { missing_ = std::move(reasons); }
+  /// Why the device here of that rank has no rail, as far as is known.
+  void SetMissing(std::size_t rank, std::string reason) { missing_[rank] = std::move(reason); }
 
   [[nodiscard]] bool HasFrom(const RdmaDevice& device) const noexcept;
   /// Both ends: "mlx5_0 to mlx5_1".
@@ -59,7 +60,7 @@ class RailGroup {
 
   const std::vector<std::string> peer_devices_;
   std::vector<std::unique_ptr<Rail>> rails_;
-  std::vector<std::string> missing_;  // why there are not more
+  std::map<std::size_t, std::string> missing_;  // why there are not more, by the device's rank
 };
 
 }  // namespace mooncake::rdma

@@ -24,6 +24,8 @@ struct PortState {
   std::uint32_t mtu_bytes = 1024;
   double gigabits_per_second = 0;
   PortAddresses addresses;
+
+  bool operator==(const PortState&) const = default;
 };
 
 /// What a peer must know of this end of a queue pair.

@@ -19,9 +19,9 @@ Task<Result<std::shared_ptr<RdmaLink>>> RdmaLink::Open(World& world, Introductio
       [weak = link->weak_from_this()](RpcCall&, Frame request) -> Task<Result<Reply>> {
         const auto self = weak.lock();
         if (!self) co_return Fail(ErrorId::kClosed, "the path ends");
-        const Result<std::size_t> device = self->Learn(request.body);
-        if (!device) co_return Fail(device.error());
-        if (self->on_device_) self->on_device_(*device);
+        const Result<Learnt> learnt = self->Learn(request.body);
+        if (!learnt) co_return Fail(learnt.error());
+        if (self->on_device_) self->on_device_(learnt->device, learnt->is_new);
         co_return MakeReply(pb::Empty());
       });
   link->router_.Add(Method::kRdmaPark,
@@ -40,14 +40,15 @@ Task<Result<std::shared_ptr<RdmaLink>>> RdmaLink::Open(World& world, Introductio
 }
 
 // Which device the peer speaks of.
-Result<std::size_t> RdmaLink::Learn(const std::string& body) {
+Result<RdmaLink::Learnt> RdmaLink::Learn(const std::string& body) {
   pb::RdmaDevice proto;
   if (!Parse(body, proto)) return Fail(ErrorId::kBadFrame, "RdmaDevice");
   MC_TRY(PeerDevice device, FromProto(proto));
   for (std::size_t i = 0; i < devices_.size(); ++i) {
     if (devices_[i].name != device.name) continue;
+    const bool is_new = devices_[i] != device;
     devices_[i] = std::move(device);
-    return i;
+    return Learnt{i, is_new};
   }
   return Fail(ErrorId::kBadFrame, "RDMA: a device that was not there before");
 }
@@ -60,7 +61,7 @@ Task<Status> RdmaLink::Look(std::size_t device, Instant deadline) {
   auto call = connection->Call(Method::kRdmaDevice, request.SerializeAsString(), deadline);
   const Result<Reply> reply = co_await std::move(call);
   if (!reply) co_return Fail(reply.error());
-  const Result<std::size_t> learnt = Learn(reply->body);
+  const Result<Learnt> learnt = Learn(reply->body);
   if (!learnt) co_return Fail(learnt.error());
   co_return Status{};
 }

@@ -54,8 +54,11 @@ class RdmaLink : public std::enable_shared_from_this<RdmaLink> {
   /// refused with (kRegionUnknown, kBadRegionKey), kBadFrame.
   [[nodiscard]] Task<Result<RemoteRegionPtr>> FetchKeys(RegionInfo region, Instant deadline);
 
-  /// What is called when a device of the peer has come or gone; by its place in devices().
-  void OnDevice(std::function<void(std::size_t)> call) { on_device_ = std::move(call); }
+  /// What is called when the peer speaks of one of its devices; by its place in devices(), and
+  /// whether it is another than it was.
+  void OnDevice(std::function<void(std::size_t device, bool changed)> call) {
+    on_device_ = std::move(call);
+  }
   /// What is called when the peer needs queue pairs; tells whether some were given back.
   void OnPark(std::function<bool()> call) { on_park_ = std::move(call); }
   /// Once, when the connection ends.
@@ -64,13 +67,17 @@ class RdmaLink : public std::enable_shared_from_this<RdmaLink> {
 
  private:
   explicit RdmaLink(std::vector<PeerDevice> devices) : devices_(std::move(devices)) {}
-  [[nodiscard]] Result<std::size_t> Learn(const std::string& body);
+  struct Learnt {
+    std::size_t device = 0;
+    bool is_new = false;
+  };
+  [[nodiscard]] Result<Learnt> Learn(const std::string& body);
 
   std::vector<PeerDevice> devices_;
   RpcRouter router_;
   std::shared_ptr<RpcConnection> connection_;
   std::uint64_t last_rail_ = 0;
-  std::function<void(std::size_t)> on_device_;
+  std::function<void(std::size_t, bool)> on_device_;
   std::function<bool()> on_park_;
 };
 

@@ -15,6 +15,8 @@ struct PeerDevice {
   bool usable = false;
   std::string reason;  ///< Why it is not usable, in the peer's words.
   PortAddresses addresses;
+
+  bool operator==(const PeerDevice&) const = default;
 };
 
 [[nodiscard]] pb::RdmaDevice ToProto(const RdmaDevice& device);

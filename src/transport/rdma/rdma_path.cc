@@ -60,9 +60,9 @@ void RdmaPath::AddRail(std::unique_ptr<Rail> rail) {
   if (!operations_.empty()) LeaveToEvents(lock);
 }
 
-void RdmaPath::SetMissing(std::vector<std::string> reasons) {
+void RdmaPath::SetMissing(const RdmaDevice& device, std::string reason) {
   const Lock lock(mutex_);
-  rails_.SetMissing(std::move(reasons));
+  if (!rails_.HasFrom(device)) rails_.SetMissing(device.rank(), std::move(reason));
 }
 
 std::string RdmaPath::Describe() const {

@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <vector>
 
 #include "base/metrics.h"
@@ -34,8 +35,8 @@ class RdmaPath final : public Path, public std::enable_shared_from_this<RdmaPath
   void OnRailLost(std::function<void()> call) { on_rail_lost_ = std::move(call); }
   /// A rail that has been proven. Any thread.
   void AddRail(std::unique_ptr<Rail> rail);
-  /// Why devices here have no rail, as far as is known. Any thread.
-  void SetMissing(std::vector<std::string> reasons);
+  /// Why a device here has no rail, as far as is known. Any thread.
+  void SetMissing(const RdmaDevice& device, std::string reason);
   /// Gives its queue pairs back until the next transfer, if nothing is on its way. Any thread.
   bool Park();
   /// How a parked path gets its rails again. Before the path is used.
@@ -51,9 +52,9 @@ class RdmaPath final : public Path, public std::enable_shared_from_this<RdmaPath
   void OnCompletion();
   [[nodiscard]] bool is_closed() const noexcept { return closed_.load(); }
   [[nodiscard]] bool has_rails() const;
-  // For whoever connects its rails, on the control loop.
-  bool is_in_repair = false;
-  bool is_connecting = false;
+  // For whoever connects its rails, on the control loop: the ranks of devices here.
+  std::set<std::size_t> in_repair;
+  std::set<std::size_t> connecting;
   [[nodiscard]] const std::shared_ptr<const PeerInfo>& peer() const noexcept { return peer_; }
   [[nodiscard]] const std::shared_ptr<RdmaLink>& link() const noexcept { return link_; }
 

@@ -132,6 +132,11 @@ Task<Result<Reply>> RdmaServer::Connect(ServedPtr served, Frame request) {
                    fmt::format("{} is no address of {} any more", ToString(*ours), body.device()));
   if (row != port.addresses.rows.end()) addresses.local = *row;
   Result<pb::RdmaConnectReply> reply = Fail(ErrorId::kInternal, {});
+  {
+    const std::lock_guard lock(served->mutex);
+    if (served->rails.contains(body.rail()) || !served->wanted.insert(body.rail()).second)
+      co_return Fail(ErrorId::kPeerBusy, "one rail twice");
+  }
   for (const bool again : {true, false}) {
     auto connect = RunOn(in_use->worker, world_.control, [&] {
       reply = ConnectNow(*in_use, *served, body.rail(), *there, addresses);
@@ -141,6 +146,10 @@ Task<Result<Reply>> RdmaServer::Connect(ServedPtr served, Frame request) {
     if (!full || !again) break;
     auto make_room = MakeRoom(*in_use->device, served);
     if (!co_await std::move(make_room)) break;
+  }
+  {
+    const std::lock_guard lock(served->mutex);
+    served->wanted.erase(body.rail());
   }
   if (!reply) co_return Fail(reply.error());
   co_return MakeReply(*reply);
@@ -191,8 +200,10 @@ Result<pb::RdmaConnectReply> RdmaServer::ConnectNow(const DeviceInUse& in_use, S
   reply.set_page_key(made.page().region->rkey);
   const std::lock_guard lock(served.mutex);
   if (served.ended) return Fail(ErrorId::kClosed, "the connection has ended");
-  if (served.rails.size() >= kRailsPerPeerMax || served.rails.contains(rail))
-    return Fail(ErrorId::kPeerBusy, "too many rails of one peer, or one twice");
+  if (!served.wanted.contains(rail))
+    return Fail(ErrorId::kCancelled, "the peer has given this rail up");
+  if (served.rails.size() >= kRailsPerPeerMax)
+    return Fail(ErrorId::kPeerBusy, "too many rails of one peer");
   served.rails.emplace(rail, std::move(made));
   return reply;
 }
@@ -237,6 +248,7 @@ Task<Result<Reply>> RdmaServer::Disconnect(ServedPtr served, Frame request) {
     std::optional<ServedRail> ended;
     {
       const std::lock_guard lock(served->mutex);
+      served->wanted.erase(number);
       const auto found = served->rails.find(number);
       if (found == served->rails.end()) continue;
       ended.emplace(std::move(found->second));

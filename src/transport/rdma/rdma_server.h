@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <vector>
 
 #include "transport/rdma/mailbox.h"
@@ -59,6 +60,7 @@ class RdmaServer : public std::enable_shared_from_this<RdmaServer> {
     bool ended = false;                         // guarded by mutex
     std::uint32_t last_cookie = 0;              // guarded by mutex
     std::map<std::uint64_t, ServedRail> rails;  // guarded by mutex
+    std::set<std::uint64_t> wanted;             // guarded by mutex; rails in the making
   };
   using ServedPtr = std::shared_ptr<Served>;
 

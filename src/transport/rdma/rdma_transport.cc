@@ -130,6 +130,7 @@ class Core : public std::enable_shared_from_this<Core> {
       if (!core || !parked) co_return Fail(ErrorId::kClosed, "the transport stops");
       auto again = core->connector_->ConnectRails(parked, cookie, limit);
       const std::vector<std::string> why_not = co_await std::move(again);
+      if (!why_not.empty()) core->Repair(raw, cookie);
       if (parked->has_rails()) co_return Status{};
       co_return Fail(ErrorId::kPathFailed, fmt::format("{}", fmt::join(why_not, "; ")));
     });
@@ -201,8 +202,8 @@ class Core : public std::enable_shared_from_this<Core> {
       co_return Fail(ErrorId::kPathUnusable, "the peer does not offer rdma");
     }
     links_[peer->id] = *link;
-    (*link)->OnDevice([weak = weak_from_this(), id = peer->id](std::size_t device) {
-      if (const auto core = weak.lock()) core->PeerDeviceChanged(id, device);
+    (*link)->OnDevice([weak = weak_from_this(), id = peer->id](std::size_t device, bool changed) {
+      if (const auto core = weak.lock()) core->HeardOfPeer(id, device, changed);
     });
     (*link)->OnPark([weak = weak_from_this(), raw = link->get()] {
       const auto core = weak.lock();
@@ -227,10 +228,11 @@ class Core : public std::enable_shared_from_this<Core> {
     }
   }
 
-  void PeerDeviceChanged(InstanceId peer, std::size_t device) {
+  void HeardOfPeer(InstanceId peer, std::size_t device, bool changed) {
     const auto found = links_.find(peer);
     if (found == links_.end()) return;
     const PeerDevice& told = found->second->devices()[device];
+    if (changed) connector_->PeerPortChanged(*found->second, device);
     for (const auto& path : paths_.All()) {
       if (path->link() == found->second && !told.usable)
         path->BreakRailsTo(device, fmt::format("the port of {} there is down", told.name));
@@ -256,15 +258,19 @@ class Core : public std::enable_shared_from_this<Core> {
     if (chance_) chance_(peer);
   }
 
-  // Connects again what a path has lost, later each time.
+  // Connects again what a path has lost: each device for itself, later each time.
   void Repair(const std::weak_ptr<RdmaPath>& weak, std::uint64_t cookie) {
     const auto path = weak.lock();
-    if (closed_ || !path || path->is_closed() || std::exchange(path->is_in_repair, true)) return;
-    Spawn(world_.control, RepairLoop(shared_from_this(), weak, cookie));
+    if (closed_ || !path || path->is_closed()) return;
+    for (const DeviceInUse& in_use : devices_) {
+      if (path->HasRailFrom(*in_use.device)) continue;
+      if (path->in_repair.insert(in_use.device->rank()).second)
+        Spawn(world_.control, RepairLoop(shared_from_this(), weak, cookie, in_use));
+    }
   }
 
   static Task<void> RepairLoop(std::shared_ptr<Core> self, std::weak_ptr<RdmaPath> weak,
-                               std::uint64_t cookie) {
+                               std::uint64_t cookie, DeviceInUse in_use) {
     // Both ends hear of what has changed, one of them first: soon again for a while, then later.
     const Instant lost = self->world_.clock.Now();
     for (;;) {
@@ -279,11 +285,11 @@ class Core : public std::enable_shared_from_this<Core> {
       std::erase(self->pausing_, pause);
       const auto path = weak.lock();
       if (self->closed_ || !path || path->is_closed()) co_return;
-      auto connect = self->connector_->ConnectRails(
-          path, cookie, After(self->world_.clock.Now(), kRepairTimeout));
-      const std::vector<std::string> reasons = co_await std::move(connect);
-      if (!reasons.empty()) continue;
-      path->is_in_repair = false;
+      auto connect = self->connector_->ConnectDevice(
+          path, in_use, cookie, After(self->world_.clock.Now(), kRepairTimeout));
+      const std::string why_not = co_await std::move(connect);
+      if (!why_not.empty()) continue;
+      path->in_repair.erase(in_use.device->rank());
       co_return;
     }
   }
@@ -309,9 +315,11 @@ class Core : public std::enable_shared_from_this<Core> {
       while (const auto event = in_use.device->NextEvent())
         changed = self->IsOfPort(*in_use.device, *event) || changed;
       if (!changed) continue;
+      const PortState before = in_use.device->port();
       auto look = RunOn(in_use.worker, self->world_.control, [&] { in_use.device->Refresh(); });
       co_await std::move(look);
       if (self->closed_) co_return;
+      if (in_use.device->port() != before) self->connector_->PortChanged(*in_use.device);
       self->DeviceChanged(*in_use.device);
     }
   }

@@ -26,6 +26,8 @@ struct GidRow {
   Gid gid{};
   GidKind kind = GidKind::kInfiniBand;
   std::string netdev;  ///< The network interface that it belongs to; empty on InfiniBand.
+
+  bool operator==(const GidRow&) const = default;
 };
 
 /// How much memory this process may lock, and has locked.
