@@ -292,6 +292,27 @@ TEST(Rails, ComeBackThoughATryElsewhereHangs) {
   EXPECT_TRUE(Becomes([&pairs] { return pairs() == 4; }, 10s));
 }
 
+// The peer confirms that a broken rail has ended while its driver still hangs in another try.
+TEST(Rails, ThatBreakDoNotWaitForATryThatHangs) {
+  Pair pair({.devices = 6, .resolve_time = 3s}, "rdma", {}, Pair::Devices::kHalves);
+  pair.Open();
+  ASSERT_EQ(pair.Rails(), "rails fake0 to fake3, fake1 to fake4, fake2 to fake5");
+  pair.verbs->Cut(0, 4, true);
+  pair.verbs->SetPort(3, false);
+  const auto pairs = [&pair] { return pair.verbs->live_handles()["pair"]; };
+  EXPECT_TRUE(Becomes([&pairs] { return pairs() == 4; }, 1s));
+  EXPECT_TRUE(Becomes([&pairs] { return pairs() == 6; }, 1s));
+  pair.verbs->Hold(true);
+  const auto batch = pair.SubmitWrite(10s);
+  EXPECT_TRUE(Becomes([&pair] { return pair.verbs->Waiting() >= 2; }, 5s));
+  const Instant limit = pair.In(1s);
+  pair.verbs->SetPort(1, false);
+  pair.verbs->Hold(false);
+  EXPECT_TRUE(Succeeds(batch->Wait()));
+  EXPECT_LT(pair.In(0s), limit);
+  EXPECT_TRUE(pair.TargetIsSource());
+}
+
 // A device that reaches nobody does not hold up the others.
 TEST(Rails, OfOneDeviceDoNotWaitForAnother) {
   Pair pair({.devices = 4, .resolve_time = 3s}, "rdma", {}, Pair::Devices::kHalves);

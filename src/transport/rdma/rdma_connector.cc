@@ -217,7 +217,7 @@ Task<Status> RdmaConnector::ConnectOver(AttemptPtr attempt, std::size_t peer_dev
   Status connected;
   if (!answer) connected = Fail(answer.error());
   if (connected) {
-    auto connecting = RunOn(in_use.worker, world_.control, [&] {
+    auto connecting = RunOn(in_use.connecting, world_.control, [&] {
       connected = device.Connect(*proof.pair.pair, here, answer->there, addresses);
       if (connected) connected = device.PostReceives(*proof.pair.pair, kMessagesMax);
     });

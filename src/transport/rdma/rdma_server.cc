@@ -138,7 +138,7 @@ Task<Result<Reply>> RdmaServer::Connect(ServedPtr served, Frame request) {
       co_return Fail(ErrorId::kPeerBusy, "one rail twice");
   }
   for (const bool again : {true, false}) {
-    auto connect = RunOn(in_use->worker, world_.control, [&] {
+    auto connect = RunOn(in_use->connecting, world_.control, [&] {
       reply = ConnectNow(*in_use, *served, body.rail(), *there, addresses);
     });
     co_await std::move(connect);
@@ -254,7 +254,6 @@ Task<Result<Reply>> RdmaServer::Disconnect(ServedPtr served, Frame request) {
       ended.emplace(std::move(found->second));
       served->rails.erase(found);
     }
-    // Where it was made: what waits there was asked for before.
     const std::shared_ptr<RdmaDevice> device = ended->device();
     auto end = RunOn(devices_[device->rank()].worker, world_.control, [&ended] { ended.reset(); });
     co_await std::move(end);

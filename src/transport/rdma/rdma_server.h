@@ -15,11 +15,13 @@
 
 namespace mooncake::rdma {
 
-/// A device, and the thread that calls what may block: a port whose cable is pulled holds a call
-/// for a second.
+/// A device, and the threads that call its driver.
 struct DeviceInUse {
   std::shared_ptr<RdmaDevice> device;
   std::shared_ptr<Worker> worker;
+  /// For connecting queue pairs: where nobody answers, the kernel looks for the neighbour for a
+  /// second, and what has broken meanwhile must not wait for that.
+  std::shared_ptr<Worker> connecting;
 };
 
 /// On the control loop, unless said otherwise.

@@ -70,8 +70,9 @@ class Core : public std::enable_shared_from_this<Core> {
                   metrics.AddCounter("mooncake_rdma_sent_messages_total",
                                      "Notifications written to peers over RDMA.")},
         memory_(std::make_shared<RdmaMemory>(world, metrics, devices, std::move(gpus), options)) {
+    const auto make_worker = [&world] { return std::shared_ptr(world.threads.MakeWorker()); };
     for (auto& device : devices)
-      devices_.push_back({std::move(device), std::shared_ptr<Worker>(world.threads.MakeWorker())});
+      devices_.push_back({std::move(device), make_worker(), make_worker()});
     connector_ = std::make_shared<RdmaConnector>(world, devices_);
     server_ = std::make_shared<RdmaServer>(world, devices_, memory_, std::move(regions));
   }
@@ -166,7 +167,10 @@ class Core : public std::enable_shared_from_this<Core> {
     for (const auto& [peer, link] : std::exchange(links_, {})) link->Close();
     for (const auto& pause : pausing_) pause->Set(true);
     server_->Close();
-    for (const DeviceInUse& in_use : devices_) in_use.worker->Stop();
+    for (const DeviceInUse& in_use : devices_) {
+      in_use.worker->Stop();
+      in_use.connecting->Stop();
+    }
     memory_->Close();
     mooncake::Post(world_.control, [self = shared_from_this()] {
       for (const auto& watch : self->event_watches_) watch->Close();
