@@ -112,6 +112,10 @@ class FakeNetwork final : public FakeVerbs {
     const std::lock_guard lock(mutex_);
     return posted_.size();
   }
+  std::size_t Resolving() const override {
+    const std::lock_guard lock(mutex_);
+    return resolving_;
+  }
   void SetPort(std::size_t device, bool active) override {
     const std::lock_guard lock(mutex_);
     active_[device] = active;
@@ -128,6 +132,7 @@ class FakeNetwork final : public FakeVerbs {
     } else {
       cut_.erase(std::minmax(a, b));
     }
+    wake_.notify_all();
   }
   void Stall(std::size_t a, std::size_t b, bool stall) override {
     const std::lock_guard lock(mutex_);
@@ -318,12 +323,7 @@ class FakeNetwork final : public FakeVerbs {
     auto& pair = *static_cast<FakeQp*>(qp);
     if ((mask & IBV_QP_DEST_QPN) != 0) {
       pair.there = attributes.dest_qp_num;
-      const auto there = pairs_.find(pair.there);
-      const bool is_reached = there != pairs_.end() && Reaches(pair.rank, there->second->rank);
-      if (fabric_.resolve_time.count() > 0 && !is_reached) {
-        wake_.wait_for(lock, fabric_.resolve_time, [this] { return stopped_; });
-        return ETIMEDOUT;
-      }
+      if (!Resolve(pair, lock)) return ETIMEDOUT;
     }
     pair.state = attributes.qp_state;
     return 0;
@@ -458,6 +458,18 @@ class FakeNetwork final : public FakeVerbs {
     }
   }
 
+  // False: nothing got through to the other device for all of resolve_time.
+  bool Resolve(const FakeQp& pair, std::unique_lock<std::mutex>& lock) {
+    const auto there = pairs_.find(pair.there);
+    if (fabric_.resolve_time.count() == 0 || there == pairs_.end()) return true;
+    resolving_ += 1;
+    const bool found = wake_.wait_for(
+        lock, fabric_.resolve_time,
+        [this, a = pair.rank, b = there->second->rank] { return stopped_ || Reaches(a, b); });
+    resolving_ -= 1;
+    return found;
+  }
+
   bool Reaches(std::size_t a, std::size_t b) const {
     return active_[a] && active_[b] && !cut_.contains(std::minmax(a, b));
   }
@@ -564,6 +576,7 @@ class FakeNetwork final : public FakeVerbs {
   std::uint32_t last_pair_ = 0;
   bool hold_ = false;
   bool stopped_ = false;
+  std::size_t resolving_ = 0;
   std::thread nic_;
 };
 

@@ -13,7 +13,7 @@ namespace {
 
 constexpr Duration kProofTimeout = std::chrono::seconds(1);
 constexpr Duration kProofLook = std::chrono::microseconds(200);
-constexpr Duration kPatience = std::chrono::milliseconds(250);
+constexpr Duration kPatience = std::chrono::milliseconds(250);  // where there is a rail already
 constexpr Duration kDisconnectTimeout = std::chrono::seconds(1);
 
 // Asks the peer for its end; whoever waits may have given up meanwhile.

@@ -48,7 +48,8 @@ class RdmaLink : public std::enable_shared_from_this<RdmaLink> {
   [[nodiscard]] Task<Result<Answer>> Connect(std::uint64_t rail, std::string device,
                                              QueuePairEnd here, AddressPair addresses,
                                              Instant deadline);
-  /// When it returns success, nothing that was sent over the rail lands any more.
+  /// When it returns success, nothing that was sent over the rail lands any more; one that the peer
+  /// is still making comes to nothing.
   [[nodiscard]] Task<Status> Disconnect(std::uint64_t rail, Instant deadline);
   /// The peer waits for the region's registration, at most until `deadline`. Errors: what the peer
   /// refused with (kRegionUnknown, kBadRegionKey), kBadFrame.

@@ -334,6 +334,7 @@ class Core : public std::enable_shared_from_this<Core> {
       case IBV_EVENT_DEVICE_FATAL:
         MC_LOG(warn, "RDMA device {} has failed", device.name());
         device.SetUnusable("the device has failed");
+        connector_->PortChanged(device);
         DeviceChanged(device);
         return false;
       case IBV_EVENT_PORT_ACTIVE:
