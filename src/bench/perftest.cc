@@ -14,7 +14,7 @@ namespace mooncake {
 namespace {
 
 constexpr std::uint64_t kBytes = 64 << 20;  // of one measurement of bandwidth
-constexpr std::uint64_t kIterationsMin = 64;
+constexpr std::uint64_t kIterationsMin = 16;
 constexpr std::uint64_t kIterationsMax = 5000;
 constexpr std::uint64_t kPings = 5000;
 constexpr Duration kTimeout = std::chrono::seconds(60);

@@ -232,6 +232,32 @@ TEST(Rails, ShareALargeBatch) {
   EXPECT_GT(carried, 8U);
 }
 
+// Requests that were carried out for one write of kBytes.
+std::uint64_t RequestsOfAWrite(const FakeFabric& fabric) {
+  Pair pair(fabric, "rdma");
+  pair.Open();
+  const auto carried = [&pair, &fabric] {
+    std::uint64_t all = 0;
+    for (std::size_t device = 0; device < fabric.devices; ++device)
+      all += pair.verbs->Carried(device, device);
+    return all;
+  };
+  EXPECT_TRUE(Succeeds(pair.SubmitWrite(5s)->Wait()));  // everything that comes first is over
+  const std::uint64_t before = carried();
+  EXPECT_TRUE(Succeeds(pair.SubmitWrite(5s)->Wait()));
+  EXPECT_TRUE(pair.TargetIsSource());
+  return carried() - before;
+}
+
+TEST(Rails, TakeLongPiecesWhereNoOthersAreToEndWithThem) {
+  EXPECT_EQ(RequestsOfAWrite({.devices = 1}), 1U);
+  EXPECT_GE(RequestsOfAWrite({.devices = 2}), 4U);
+}
+
+TEST(Rails, TakeNoLongerPiecesThanTheirDevice) {
+  EXPECT_EQ(RequestsOfAWrite({.devices = 1, .message_bytes_max = 128 << 10}), 32U);
+}
+
 // As soft-RoCE does on one processor: whoever posts finds everything done when it looks.
 TEST(Rails, WhereRequestsEndAsTheyArePostedNobodyWaitsForThem) {
   Pair pair({.devices = 1, .immediate = true}, "rdma");

@@ -94,6 +94,12 @@ struct FakeRequest {
   std::uint32_t remote_key = 0;
 };
 
+std::uint64_t LengthOf(const ibv_send_wr& request) {
+  std::uint64_t length = 0;
+  for (int i = 0; i < request.num_sge; ++i) length += request.sg_list[i].length;
+  return length;
+}
+
 class FakeNetwork final : public FakeVerbs {
  public:
   explicit FakeNetwork(const FakeFabric& fabric)
@@ -187,6 +193,7 @@ class FakeNetwork final : public FakeVerbs {
     attributes = {};
     attributes.state = active_[rank] ? IBV_PORT_ACTIVE : IBV_PORT_DOWN;
     attributes.active_mtu = IBV_MTU_4096;
+    attributes.max_msg_sz = fabric_.message_bytes_max;
     attributes.lid = static_cast<std::uint16_t>(rank + 1);
     attributes.link_layer = IBV_LINK_LAYER_INFINIBAND;
     attributes.active_width = 2;
@@ -346,6 +353,7 @@ class FakeNetwork final : public FakeVerbs {
     for (; chain != nullptr; chain = chain->next) {
       *bad = chain;
       if (pair->waiting == pair->depth) return ENOMEM;
+      if (LengthOf(*chain) > fabric_.message_bytes_max) return EINVAL;
       pair->waiting += 1;
       FakeRequest request{pair,
                           chain->wr_id,

@@ -17,9 +17,10 @@ struct FakeFabric {
   std::size_t devices = 1;  ///< DeviceNames(devices); every one reaches every one.
   std::uint64_t registration_bytes_max = 1ULL << 40;
   int queue_pairs_max = 1000;
-  std::uint32_t inline_bytes_max = 1024;  ///< Queue pairs that ask for more are refused,
-  std::uint32_t entries_max = 4;          ///< though the device says 4.
-  bool relaxed_ordering = true;           ///< Whether it knows of it.
+  std::uint32_t inline_bytes_max = 1024;       ///< Queue pairs that ask for more are refused,
+  std::uint32_t entries_max = 4;               ///< though the device says 4.
+  std::uint32_t message_bytes_max = 1U << 30;  ///< Longer requests are refused.
+  bool relaxed_ordering = true;                ///< Whether it knows of it.
   LockLimit lock{.unlimited = true};
   /// Requests are carried out as they are posted, as far as they can be.
   bool immediate = false;

@@ -5,13 +5,22 @@
 namespace mooncake::rdma {
 namespace {
 
-// A piece takes about so long on its link, unless that is so fast that the longest request takes
-// less.
-constexpr double kPieceNanoseconds = 4'000'000;
-constexpr std::uint64_t kPieceBytesMin = 64 << 10;
-constexpr double kWindowNanoseconds = 1'000'000;
-constexpr double kWindowBytesMin = 4 << 20;
+// So long a piece takes on its link at most.
+constexpr double kPieceNanoseconds = 4e6;
+constexpr std::uint64_t kPieceBytesMax = 1 << 20;
+constexpr double kLongPieceNanoseconds = 64e6;
+constexpr std::uint64_t kPieceBytesMin = 64 << 10;  // they are multiples of it
+// So much is posted ahead: a millisecond, and on slower links what long pieces need to follow each
+// other, as far as that is no matter of tens of milliseconds.
+constexpr double kWindowNanoseconds = 1e6;
+constexpr double kLongWindowNanoseconds = 16e6;
+constexpr std::uint64_t kWindowBytesMin = 4 << 20;
+constexpr std::uint64_t kLongWindowBytesMax = 16 << 20;
 constexpr double kNewShare = 0.2;
+
+constexpr std::uint64_t RoundDown(std::uint64_t bytes) noexcept {
+  return bytes / kPieceBytesMin * kPieceBytesMin;
+}
 
 }  // namespace
 
@@ -30,11 +39,27 @@ void LinkPace::Measure(Instant now) noexcept {
 }
 
 void LinkPace::Fit() noexcept {
-  const auto fitted = static_cast<std::uint64_t>(bytes_per_nanosecond_ * kPieceNanoseconds);
-  piece_bytes_ = std::min(piece_bytes_max_,
-                          std::max(kPieceBytesMin, fitted / kPieceBytesMin * kPieceBytesMin));
-  window_bytes_ = static_cast<std::uint64_t>(
-      std::max(bytes_per_nanosecond_ * kWindowNanoseconds, kWindowBytesMin));
+  const auto fitted = [this](double nanoseconds) {
+    return std::min(piece_bytes_max_, std::max(kPieceBytesMin, RoundDown(BytesIn(nanoseconds))));
+  };
+  piece_bytes_ = std::min(fitted(kPieceNanoseconds), kPieceBytesMax);
+  long_piece_bytes_ = fitted(kLongPieceNanoseconds);
+  window_bytes_ =
+      std::max(BytesIn(kWindowNanoseconds),
+               std::clamp(BytesIn(kLongWindowNanoseconds), kWindowBytesMin, kLongWindowBytesMax));
+}
+
+std::uint64_t LinkPace::BytesIn(double nanoseconds) const noexcept {
+  return static_cast<std::uint64_t>(bytes_per_nanosecond_ * nanoseconds);
+}
+
+std::uint64_t LinkPace::PieceBytesFor(std::uint64_t share_bytes, std::uint64_t ahead_bytes,
+                                      Duration time_left) const noexcept {
+  const double in_time = bytes_per_nanosecond_ * static_cast<double>(time_left.count()) -
+                         static_cast<double>(ahead_bytes);
+  const double fitting = std::clamp(in_time, 0.0, static_cast<double>(share_bytes));
+  return std::clamp(RoundDown(static_cast<std::uint64_t>(fitting)), piece_bytes_,
+                    long_piece_bytes_);
 }
 
 }  // namespace mooncake::rdma

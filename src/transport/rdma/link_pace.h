@@ -10,7 +10,7 @@ namespace mooncake::rdma {
 /// One thread at a time.
 class LinkPace {
  public:
-  /// `bytes_per_nanosecond` as its port says; pieces are of at most `piece_bytes_max`.
+  /// `bytes_per_nanosecond` as its port says; no piece is longer than `piece_bytes_max`.
   LinkPace(double bytes_per_nanosecond, std::uint64_t piece_bytes_max) noexcept;
 
   /// Bytes have been posted on the idle link, or are the first of those that are counted next.
@@ -28,9 +28,13 @@ class LinkPace {
   void Measure(Instant now) noexcept;
 
   [[nodiscard]] double bytes_per_nanosecond() const noexcept { return bytes_per_nanosecond_; }
-  /// How long a request may be: short enough that links end together, long enough that requests are
-  /// few.
+  /// How long a piece may be where others are to end with it.
   [[nodiscard]] std::uint64_t piece_bytes() const noexcept { return piece_bytes_; }
+  /// How long the next piece may be, or a chain of them: each costs a completion, and where nobody
+  /// polls, a waking. `share_bytes` is what is left for this link, and all that has been posted
+  /// (`ahead_bytes`) and longer pieces than piece_bytes() should have arrived within `time_left`.
+  [[nodiscard]] std::uint64_t PieceBytesFor(std::uint64_t share_bytes, std::uint64_t ahead_bytes,
+                                            Duration time_left) const noexcept;
   /// How much keeps the link busy until whoever polls it has been woken and has posted more.
   [[nodiscard]] std::uint64_t window_bytes() const noexcept { return window_bytes_; }
 
@@ -38,10 +42,12 @@ class LinkPace {
   // Short bursts say more about latency than about the rate.
   static constexpr std::uint64_t kTellingBytes = 256 << 10;
   void Fit() noexcept;
+  [[nodiscard]] std::uint64_t BytesIn(double nanoseconds) const noexcept;
 
   const std::uint64_t piece_bytes_max_;
   double bytes_per_nanosecond_;
   std::uint64_t piece_bytes_ = 0;
+  std::uint64_t long_piece_bytes_ = 0;
   std::uint64_t window_bytes_ = 0;
   Instant since_{};
   std::uint64_t bytes_since_ = 0;

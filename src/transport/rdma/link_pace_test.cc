@@ -7,10 +7,11 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr std::uint64_t kPieceMax = 1 << 20;
+constexpr std::uint64_t kMi = 1 << 20;
+constexpr std::uint64_t kPieceMax = 8 * kMi;
 
 TEST(LinkPace, FitsPiecesToTheLink) {
-  EXPECT_EQ(LinkPace(50, kPieceMax).piece_bytes(), kPieceMax);      // 400 Gb/s
+  EXPECT_EQ(LinkPace(50, kPieceMax).piece_bytes(), kMi);            // 400 Gb/s
   EXPECT_EQ(LinkPace(0.1, kPieceMax).piece_bytes(), 384U << 10);    // 4 ms at 100 MB/s, rounded
   EXPECT_EQ(LinkPace(0.0001, kPieceMax).piece_bytes(), 64U << 10);  // never shorter
   EXPECT_EQ(LinkPace(50, 4096).piece_bytes(), 4096U);               // but where it is asked for
@@ -18,7 +19,26 @@ TEST(LinkPace, FitsPiecesToTheLink) {
 
 TEST(LinkPace, PostsAMillisecondAhead) {
   EXPECT_EQ(LinkPace(50, kPieceMax).window_bytes(), 50'000'000U);
-  EXPECT_EQ(LinkPace(0.1, kPieceMax).window_bytes(), 4U << 20);
+  EXPECT_EQ(LinkPace(2, kPieceMax).window_bytes(), 16 * kMi);  // two long pieces
+  EXPECT_EQ(LinkPace(0.1, kPieceMax).window_bytes(), 4 * kMi);
+}
+
+TEST(LinkPace, MakesLongPiecesOfAShareThatIsLarge) {
+  const LinkPace fast(50, kPieceMax);
+  EXPECT_EQ(fast.PieceBytesFor(100 * kMi, 0, kNever - Instant{}), kPieceMax);
+  EXPECT_EQ(fast.PieceBytesFor(3 * kMi + 5, 0, 1h), 3 * kMi);
+  EXPECT_EQ(fast.PieceBytesFor(5, 0, 1h), kMi);
+  const LinkPace slow(0.1, kPieceMax);
+  EXPECT_EQ(slow.PieceBytesFor(100 * kMi, 0, 1h), 97 * 64U << 10);  // 64 ms, rounded
+  EXPECT_EQ(LinkPace(50, 4096).PieceBytesFor(100 * kMi, 0, 1h), 4096U);
+}
+
+TEST(LinkPace, MakesPiecesLongThatEndInTimeOnly) {
+  const LinkPace pace(0.1, kPieceMax);
+  EXPECT_EQ(pace.PieceBytesFor(100 * kMi, 0, 32ms), 48 * 64U << 10);
+  EXPECT_EQ(pace.PieceBytesFor(100 * kMi, kMi, 32ms), 32 * 64U << 10);
+  EXPECT_EQ(pace.PieceBytesFor(100 * kMi, 4 * kMi, 32ms), 384U << 10);
+  EXPECT_EQ(pace.PieceBytesFor(100 * kMi, 0, -1ms), 384U << 10);
 }
 
 TEST(LinkPace, LearnsFromLongBurstsOnly) {

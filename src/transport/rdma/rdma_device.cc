@@ -147,6 +147,7 @@ PortState RdmaDevice::Look() {
     state.number = number;
     state.mtu_bytes = Bytes(port.active_mtu);
     state.gigabits_per_second = GigabitsPerSecond(port);
+    if (port.max_msg_sz > 0) state.message_bytes_max = port.max_msg_sz;
     state.addresses = {port.link_layer != IBV_LINK_LAYER_ETHERNET, port.lid,
                        verbs_.Gids(name_, number)};
     if (port.state != IBV_PORT_ACTIVE) {

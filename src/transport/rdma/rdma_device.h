@@ -2,6 +2,7 @@
 // the state of its port.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <memory>
 #include <mutex>
@@ -23,6 +24,7 @@ struct PortState {
   std::uint8_t number = 1;
   std::uint32_t mtu_bytes = 1024;
   double gigabits_per_second = 0;
+  std::uint32_t message_bytes_max = UINT32_MAX;  ///< Of one request.
   PortAddresses addresses;
 
   bool operator==(const PortState&) const = default;
@@ -71,7 +73,9 @@ class RdmaDevice {
   }
   /// Requests on one queue pair at once.
   [[nodiscard]] std::uint32_t queue_depth() const noexcept { return queue_depth_; }
-  [[nodiscard]] std::uint64_t piece_bytes_max() const noexcept { return options_.piece_bytes_max; }
+  [[nodiscard]] std::uint64_t piece_bytes_max() const {
+    return std::min<std::uint64_t>(options_.piece_bytes_max, port().message_bytes_max);
+  }
   [[nodiscard]] int entries_max() const noexcept { return entries_max_; }
   [[nodiscard]] std::uint32_t inline_bytes_max() const noexcept { return inline_bytes_max_; }
   [[nodiscard]] std::uint32_t queue_pairs() const noexcept { return queue_pairs_; }

@@ -11,8 +11,9 @@ namespace mooncake {
 struct RdmaOptions {
   std::uint32_t queue_depth = 128;       ///< Requests posted and unfinished on one queue pair.
   std::uint32_t queue_pairs_max = 1024;  ///< On one device, those that peers have connected too.
-  /// Longest request; at least 4 KiB. Slower links are given shorter ones.
-  std::uint64_t piece_bytes_max = 1 << 20;
+  /// Longest request; at least 4 KiB. Slower links are given shorter ones, and devices no longer
+  /// ones than they take.
+  std::uint64_t piece_bytes_max = 8 << 20;
   /// Memory is registered in pieces of this size at most, and of what the device allows.
   std::uint64_t chunk_bytes_max = 1ULL << 30;
   /// Names of devices for memory at a location ("cpu:1", "cuda:3"), in groups from near to far, as

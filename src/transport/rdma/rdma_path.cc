@@ -497,6 +497,18 @@ void RdmaPath::Blame(const Piece& culprit, ibv_wc_status status, const Lock& loc
   }
 }
 
+// Much at a time while much is left of it. Several rails shall end together: each takes half of its
+// share, then half of what is left of that.
+std::uint64_t RdmaPath::PieceBytesFor(const Operation& operation, const Rail& rail,
+                                      const Lock& lock) {
+  const LinkPace& pace = rail.pace();
+  const std::uint64_t left = operation.left.back().length_bytes;
+  if (left <= pace.piece_bytes()) return pace.piece_bytes();
+  const std::uint64_t share = rails_.size() == 1 ? left : left / (2 * rails_.size());
+  return pace.PieceBytesFor(share, rail.bytes_in_flight(),
+                            operation.transfer->deadline - Now(lock));
+}
+
 [[gnu::always_inline]] inline bool RdmaPath::PostNext(Operation& operation, const Lock& lock) {
   if (rails_.size() > 1) {  // which is near depends on where the memory is
     const Range& next = operation.left.back();
@@ -515,7 +527,7 @@ void RdmaPath::Blame(const Piece& culprit, ibv_wc_status status, const Lock& loc
   Rail& rail = rails_[*place];
   std::size_t count = 0;
   std::uint64_t bytes = 0;
-  const std::uint64_t bytes_max = rail.pace().piece_bytes();
+  const std::uint64_t bytes_max = PieceBytesFor(operation, rail, lock);
   const RequestLimits limits{rail.device().rank(), rail.peer_device(), rail.device().entries_max(),
                              bytes_max};
   const std::size_t most = std::min(kChainMax, rail.room());

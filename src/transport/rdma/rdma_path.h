@@ -86,6 +86,8 @@ class RdmaPath final : public Path, public std::enable_shared_from_this<RdmaPath
   void Progress(const Lock& lock, Instant now = {});
   void Poll(const Lock& lock);
   void PostAll(const Lock& lock);
+  [[nodiscard]] std::uint64_t PieceBytesFor(const Operation& operation, const Rail& rail,
+                                            const Lock& lock);
   /// False: no rail has room for it.
   [[nodiscard]] bool PostNext(Operation& operation, const Lock& lock);
   void Break(std::size_t place, const std::string& reason, const Lock& lock);
