@@ -419,6 +419,24 @@ TEST(Rails, AStragglerIsSentAgainElsewhere) {
   EXPECT_TRUE(pair.TargetIsSource());
 }
 
+TEST(Rails, ThatFailUnderAShortTransferComeBackForIt) {
+  Pair pair({.devices = 1}, "rdma");
+  pair.Open();
+  const Copy copy{pair.source.data(), pair.region.id, 100, 64};
+  const auto run = [&pair, &copy] {
+    return pair.a->engine().Run(pair.peer, Direction::kWrite, {&copy, 1},
+                                {.deadline = pair.In(5s)});
+  };
+  ASSERT_TRUE(Succeeds(run()));
+  for (const char* const call : {"PostSend", "PollCq"}) {
+    std::fill(pair.target.begin(), pair.target.end(), std::byte{0});
+    pair.verbs->FailCall(call, 1);
+    EXPECT_TRUE(Succeeds(run()));
+    EXPECT_TRUE(pair.verbs->HasFailed());
+    EXPECT_EQ(std::memcmp(pair.target.data() + 100, pair.source.data(), 64), 0) << call;
+  }
+}
+
 TEST(Rails, OfNearDevicesComeFirst) {
   Pair pair({.devices = 3}, "rdma", {.nearest = {{"cpu:0", {{"fake2"}, {"fake0", "fake1"}}}}});
   pair.Open();

@@ -21,7 +21,10 @@ Status Rail::Post(Direction direction, std::span<Request> chain, Instant now,
   MC_ASSERT(!chain.empty() && chain.size() <= room());
   const bool writes = direction == Direction::kWrite;
   const std::uint64_t next = first_ + posted_.size();
+  if (posted_.empty()) pace_.Begin(now);
   for (std::size_t i = 0; i < chain.size(); ++i) {
+    bytes_in_flight_ += chain[i].piece.range.length_bytes;
+    posted_.push_back({chain[i].piece, now});
     ibv_send_wr& work = chain[i].work;
     work.wr_id = next + i;
     work.next = i + 1 < chain.size() ? &chain[i + 1].work : nullptr;
@@ -33,15 +36,13 @@ Status Rail::Post(Direction direction, std::span<Request> chain, Instant now,
   ibv_send_wr* bad = nullptr;
   const int failure = device().verbs().PostSend(pair_.pair.get(), &chain.front().work, &bad);
   accepted = chain.size();
-  if (failure != 0) accepted = bad == nullptr ? 0 : bad->wr_id - next;
-  if (posted_.empty()) pace_.Begin(now);
-  for (std::size_t i = 0; i < accepted; ++i) {
-    bytes_in_flight_ += chain[i].piece.range.length_bytes;
-    posted_.push_back({std::move(chain[i].piece), now});
+  if (failure == 0) return {};
+  accepted = bad == nullptr ? 0 : bad->wr_id - next;
+  for (std::size_t i = accepted; i < chain.size(); ++i) {
+    bytes_in_flight_ -= chain[i].piece.range.length_bytes;
+    posted_.pop_back();
   }
-  if (failure != 0)
-    return Fail(ErrorId::kRdmaCall, fmt::format("ibv_post_send on {}", device().name()), failure);
-  return {};
+  return Fail(ErrorId::kRdmaCall, fmt::format("ibv_post_send on {}", device().name()), failure);
 }
 
 Result<bool> Rail::Send(std::string_view message, Outbox::Answered answered, Instant now) {

@@ -275,8 +275,12 @@ bool RdmaPath::Sleep(IsOver is_over, Instant until, const Lock&) {
   operation->transfer = &transfer;
   operation->begun = now_ = now;
   last_used_.store(now, std::memory_order_relaxed);
-  if (transfer.total_bytes > 0) operation->left.push_back({0, 0, transfer.total_bytes});
   operations_.Add(operation);
+}
+
+[[gnu::always_inline]] inline void RdmaPath::LeaveAll(Operation& operation, const Lock&) {
+  const std::uint64_t bytes = operation.transfer->total_bytes;
+  if (bytes > 0) operation.left.push_back({0, 0, bytes});
   some_left_ = true;
 }
 
@@ -303,6 +307,7 @@ std::optional<Status> RdmaPath::TryRun(const Transfer& transfer) {
     if (!is_known && !regions_.AreKnown(transfer)) return std::nullopt;
     Begin(operation, transfer, now, lock);
     operation->held.store(true, std::memory_order_relaxed);
+    if (!is_known || !PostWhole(*operation, lock)) LeaveAll(*operation, lock);
     Progress(lock, now);
     if (transfer.total_bytes == 0) ReportIfEnded(*operation, lock);
   }
@@ -352,6 +357,7 @@ void RdmaPath::Start(const Transfer& transfer, std::function<void(Status)> done)
     return done(Fail(ErrorId::kPathFailed, "its queue pairs were given to another peer"));
   const OperationPtr operation = operations_.Make(regions_);
   Begin(operation, transfer, world_.clock.Now(), lock);
+  LeaveAll(*operation, lock);
   operation->done = std::move(done);
   if (transfer.deadline != kNever) {
     operation->timer = world_.clock.MakeTimer(world_.data);
@@ -499,8 +505,9 @@ void RdmaPath::Blame(const Piece& culprit, ibv_wc_status status, const Lock& loc
 
 // Much at a time while much is left of it. Several rails shall end together: each takes half of its
 // share, then half of what is left of that.
-std::uint64_t RdmaPath::PieceBytesFor(const Operation& operation, const Rail& rail,
-                                      const Lock& lock) {
+[[gnu::always_inline]] inline std::uint64_t RdmaPath::PieceBytesFor(const Operation& operation,
+                                                                    const Rail& rail,
+                                                                    const Lock& lock) {
   const LinkPace& pace = rail.pace();
   const std::uint64_t left = operation.left.back().length_bytes;
   if (left <= pace.piece_bytes()) return pace.piece_bytes();
@@ -549,17 +556,38 @@ std::uint64_t RdmaPath::PieceBytesFor(const Operation& operation, const Rail& ra
     operation.cannot[*place] = true;
     return true;
   }
+  PostChain(operation, *place, count, lock);
+  return true;
+}
+
+// What most short transfers are, without what others need: one request on the only rail.
+[[gnu::always_inline]] inline bool RdmaPath::PostWhole(Operation& operation, const Lock& lock) {
+  const Transfer& transfer = *operation.transfer;
+  if (rails_.size() != 1 || !rails_[0].HasRoom() || transfer.total_bytes == 0 ||
+      IsCancelled(transfer))
+    return false;
+  Rail& rail = rails_[0];
+  const RequestLimits limits{rail.device().rank(), rail.peer_device(), 1,
+                             rail.pace().piece_bytes()};
+  Request& request = chain_.front();
+  if (!CutWhole(transfer, limits, operation.regions, request)) return false;
+  request.piece.operation = &operation;
+  PostChain(operation, 0, 1, lock);
+  return true;
+}
+
+[[gnu::always_inline]] inline void RdmaPath::PostChain(Operation& operation, std::size_t place,
+                                                       std::size_t count, const Lock& lock) {
   operation.pieces += count;
   std::size_t accepted = 0;
-  const Status posted =
-      rail.Post(operation.transfer->direction, std::span(chain_).first(count), Now(lock), accepted);
-  if (posted) return true;
+  const Status posted = rails_[place].Post(operation.transfer->direction,
+                                           std::span(chain_).first(count), Now(lock), accepted);
+  if (posted) return;
   for (std::size_t i = count; i-- > accepted;) {
     operation.left.push_back(chain_[i].piece.range);
     operation.pieces -= 1;
   }
-  Break(*place, posted.error().Brief(), lock);
-  return true;
+  Break(place, posted.error().Brief(), lock);
 }
 
 // Its parts have no other caller: as calls they would cost some 50 of the 1,400 instructions of a

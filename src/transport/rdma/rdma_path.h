@@ -76,6 +76,8 @@ class RdmaPath final : public Path, public std::enable_shared_from_this<RdmaPath
   using Lock = std::lock_guard<std::mutex>;
   void Begin(const OperationPtr& operation, const Transfer& transfer, Instant now,
              const Lock& lock);
+  /// All of it is still to be posted.
+  void LeaveAll(Operation& operation, const Lock& lock);
   void Spin(const Operation& operation);
   /// The time of this turn under the lock: one look at the clock at most.
   [[nodiscard]] Instant Now(const Lock& lock);
@@ -88,6 +90,10 @@ class RdmaPath final : public Path, public std::enable_shared_from_this<RdmaPath
   void PostAll(const Lock& lock);
   [[nodiscard]] std::uint64_t PieceBytesFor(const Operation& operation, const Rail& rail,
                                             const Lock& lock);
+  /// False: it is not one request for the only rail. Its regions are known.
+  [[nodiscard]] bool PostWhole(Operation& operation, const Lock& lock);
+  /// The first `count` of chain_; what is not accepted is left to post again.
+  void PostChain(Operation& operation, std::size_t place, std::size_t count, const Lock& lock);
   /// False: no rail has room for it.
   [[nodiscard]] bool PostNext(Operation& operation, const Lock& lock);
   void Break(std::size_t place, const std::string& reason, const Lock& lock);

@@ -23,8 +23,10 @@ struct ChunkPlace {
   std::uint64_t left_bytes;  // to its end
 };
 
-std::optional<Located> Locate(const RegionCursor& cursor, const RequestLimits& limits,
-                              const std::byte* place, std::uint64_t remote_at) {
+[[gnu::always_inline]] inline std::optional<Located> Locate(const RegionCursor& cursor,
+                                                            const RequestLimits& limits,
+                                                            const std::byte* place,
+                                                            std::uint64_t remote_at) {
   if (!cursor.local || !cursor.local->IsReadyOn(limits.device)) return std::nullopt;
   if (!cursor.remote || cursor.remote->keys[limits.peer_device].empty()) return std::nullopt;
   const RegisteredRegion& local = *cursor.local;
@@ -38,7 +40,8 @@ std::optional<Located> Locate(const RegionCursor& cursor, const RequestLimits& l
 }
 
 // False: it does not touch what is there at the peer, or there is no entry left for it.
-bool Append(Request& request, const Located& at, std::uint64_t length_bytes, int entries_max) {
+[[gnu::always_inline]] inline bool Append(Request& request, const Located& at,
+                                          std::uint64_t length_bytes, int entries_max) {
   std::uint64_t& length = request.piece.range.length_bytes;
   int& count = request.work.num_sge;
   auto& remote = request.work.wr.rdma;
@@ -64,6 +67,18 @@ bool Append(Request& request, const Located& at, std::uint64_t length_bytes, int
 }
 
 }  // namespace
+
+bool CutWhole(const Transfer& transfer, const RequestLimits& limits, const RegionCursor& cursor,
+              Request& request) {
+  const Slice& slice = transfer.slices.front();
+  const std::optional<Located> at = Locate(cursor, limits, slice.local, slice.offset);
+  if (!at || slice.length_bytes > std::min(limits.length_bytes_max, at->length_bytes_max))
+    return false;
+  request.work.num_sge = 0;
+  request.on_gpu = transfer.on_gpu;
+  request.piece.range = {};
+  return Append(request, *at, slice.length_bytes, 1);
+}
 
 bool CutRequest(const PathRegions& regions, const Transfer& transfer, const RequestLimits& limits,
                 RegionCursor& cursor, Range& rest, Request& request) {

@@ -22,4 +22,9 @@ struct RequestLimits {
                               const RequestLimits& limits, RegionCursor& cursor, Range& rest,
                               Request& request);
 
+/// All of a transfer of one slice, which has bytes and whose regions `cursor` is in, at once.
+/// False: it takes more than one request, or is not registered on these devices.
+[[nodiscard]] bool CutWhole(const Transfer& transfer, const RequestLimits& limits,
+                            const RegionCursor& cursor, Request& request);
+
 }  // namespace mooncake::rdma

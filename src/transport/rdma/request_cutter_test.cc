@@ -111,6 +111,35 @@ TEST_F(RequestCutter, IsNoLongerThanALimit) {
   EXPECT_EQ(cut[2].piece.range.length_bytes, 50U);
 }
 
+TEST_F(RequestCutter, CutsAWholeSliceThatIsOneRequestAsItWouldCutItInParts) {
+  const auto cut_whole = [this](const Slice& slice, Request& request,
+                                RequestLimits limits = kLimits) {
+    Transfer transfer;
+    transfer.slices = std::span(&slice, 1);
+    RegionCursor cursor;
+    cursor.MoveTo(*regions_, slice, slice.local);
+    return CutWhole(transfer, limits, cursor, request);
+  };
+  Request whole;
+  ASSERT_TRUE(cut_whole(At(8300, 8200, 1000), whole));
+  const std::vector<Request> parts = Cut({At(8300, 8200, 1000)});
+  ASSERT_EQ(parts.size(), 1U);
+  EXPECT_EQ(whole.work.num_sge, 1);
+  EXPECT_EQ(whole.entries[0].addr, parts[0].entries[0].addr);
+  EXPECT_EQ(whole.entries[0].length, parts[0].entries[0].length);
+  EXPECT_EQ(whole.entries[0].lkey, parts[0].entries[0].lkey);
+  EXPECT_EQ(whole.work.wr.rdma.remote_addr, parts[0].work.wr.rdma.remote_addr);
+  EXPECT_EQ(whole.work.wr.rdma.rkey, parts[0].work.wr.rdma.rkey);
+  EXPECT_EQ(whole.piece.range.length_bytes, 1000U);
+
+  EXPECT_FALSE(cut_whole(At(8000, 0, 193), whole));  // beyond a chunk here,
+  EXPECT_FALSE(cut_whole(At(0, 8000, 193), whole));  // or there
+  EXPECT_FALSE(cut_whole(At(0, 0, 101), whole, {0, 0, 4, 100}));
+  Slice unknown = At(100, 0, 10);
+  unknown.region = RegionId{99};
+  EXPECT_FALSE(cut_whole(unknown, whole));
+}
+
 TEST_F(RequestCutter, StopsWhereNothingIsRegistered) {
   Slice unknown = At(100, 0, 10);
   unknown.region = RegionId{99};
