@@ -297,6 +297,21 @@ TEST(Rails, APortThatGoesDownUnderABatchCostsNothingButTime) {
       << pair.Rails();
 }
 
+TEST(Rails, OfADeviceThatFailsAreLeftToTheOthers) {
+  Pair pair({.devices = 2}, "rdma");
+  pair.Open();
+  ASSERT_TRUE(Succeeds(pair.WriteAndReadBack(1 << 20)));
+  pair.verbs->Hold(true);
+  const auto batch = pair.SubmitWrite(10s);
+  EXPECT_TRUE(Becomes([&pair] { return pair.verbs->Waiting() > 0; }, 5s));
+  pair.verbs->FailDevice(0);
+  pair.verbs->Hold(false);
+  EXPECT_TRUE(Succeeds(batch->Wait()));
+  EXPECT_TRUE(pair.TargetIsSource());
+  EXPECT_EQ(pair.Rails(), "rail fake1; without fake0: the device has failed");
+  EXPECT_EQ(TakeWarnings().size(), 2U);  // each of both says so
+}
+
 // A port comes back while its partner is tried with another one, which nothing gets through to:
 // what the driver waits for that is not waited for.
 TEST(Rails, ComeBackThoughATryElsewhereHangs) {
@@ -485,6 +500,20 @@ TEST(Messages, OfARailThatBreaksAreHeardOnce) {
   }
 }
 
+// The peer's end is gone, and nothing else is sent that would tell.
+TEST(Messages, WhoseAnswerIsLostAreSaidAgain) {
+  Pair pair({.devices = 1}, "rdma");
+  pair.Open();
+  pair.Notify(1);
+  EXPECT_EQ(pair.MessagesOverRdma(), 1U);
+  pair.verbs->FailCall("PostSend", 2);  // the answer
+  const Instant limit = pair.In(3s);
+  pair.Notify(1);
+  EXPECT_LT(pair.In(0s), limit);
+  EXPECT_TRUE(pair.verbs->HasFailed());
+  pair.ExpectHeard();
+}
+
 TEST(Driver, ThatRefusesAttributesIsAskedForLess) {
   for (const FakeFabric& fabric :
        {FakeFabric{.inline_bytes_max = 0}, FakeFabric{.inline_bytes_max = 0, .entries_max = 1},
@@ -549,6 +578,8 @@ TEST(QueuePairs, OfThePeerThatWasUsedLeastRecentlyAreGivenBack) {
                              {{{source.data(), far.peer->ListedRegions()[0].id, 0, 4096}}},
                              {.deadline = limit()});
   };
+  // Two here, and their other ends, which the peers take down after those here.
+  const auto within_budget = [&verbs] { return verbs->live_handles()["pair"] <= 4; };
   for (Far& far : all) {
     far.node = std::make_unique<Node>(real.world(), wire, "far", "rdma", 0, rdma);
     ASSERT_TRUE(Succeeds(far.node->engine().Register(far.memory.data(), far.memory.size())));
@@ -556,7 +587,7 @@ TEST(QueuePairs, OfThePeerThatWasUsedLeastRecentlyAreGivenBack) {
     ASSERT_TRUE(Succeeds(peer));
     far.peer = *peer;
     EXPECT_TRUE(Succeeds(write(far)));
-    EXPECT_LE(verbs->live_handles()["pair"], 4);  // two here, and their other ends
+    EXPECT_TRUE(Becomes(within_budget, 1s));
   }
   // Each comes back when it is needed.
   for (int round = 0; round < 3; ++round) {
@@ -566,7 +597,7 @@ TEST(QueuePairs, OfThePeerThatWasUsedLeastRecentlyAreGivenBack) {
       EXPECT_EQ(far.memory, source);
     }
   }
-  EXPECT_LE(verbs->live_handles()["pair"], 4);
+  EXPECT_TRUE(Becomes(within_budget, 1s));
   // One that many have connected to asks them.
   Far crowded;
   crowded.node = std::make_unique<Node>(real.world(), wire, "crowded", "rdma", 0, rdma);

@@ -123,14 +123,9 @@ class FakeNetwork final : public FakeVerbs {
     return resolving_;
   }
   void SetPort(std::size_t device, bool active) override {
-    const std::lock_guard lock(mutex_);
-    active_[device] = active;
-    for (FakeContext* const context : contexts_) {
-      if (context->rank == device)
-        context->events.Put(active ? IBV_EVENT_PORT_ACTIVE : IBV_EVENT_PORT_ERR);
-    }
-    wake_.notify_all();
+    Change(device, active, active ? IBV_EVENT_PORT_ACTIVE : IBV_EVENT_PORT_ERR);
   }
+  void FailDevice(std::size_t device) override { Change(device, false, IBV_EVENT_DEVICE_FATAL); }
   void Cut(std::size_t a, std::size_t b, bool cut) override {
     const std::lock_guard lock(mutex_);
     if (cut) {
@@ -421,6 +416,15 @@ class FakeNetwork final : public FakeVerbs {
     CountHandle(kind, -1);
     delete handle;
     return 0;
+  }
+
+  void Change(std::size_t device, bool active, ibv_event_type event) {
+    const std::lock_guard lock(mutex_);
+    active_[device] = active;
+    for (FakeContext* const context : contexts_) {
+      if (context->rank == device) context->events.Put(event);
+    }
+    wake_.notify_all();
   }
 
   ibv_mr* AddRegion(FakeMr* mr, ibv_pd* pd, void* base, std::uint64_t length_bytes, int access) {

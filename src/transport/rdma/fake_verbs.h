@@ -41,6 +41,8 @@ class FakeVerbs : public Verbs, public FaultBook {
   /// The names that FailCall() takes, "CreateQp" for one.
   [[nodiscard]] static std::vector<std::string> Calls();
   virtual void SetPort(std::size_t device, bool active) = 0;
+  /// Its port is down, and whoever has it open is told that it has failed.
+  virtual void FailDevice(std::size_t device) = 0;
   /// From now on nothing gets through between the two, and nobody is told.
   virtual void Cut(std::size_t a, std::size_t b, bool cut) = 0;
   /// From now on requests between the two neither end nor fail.

@@ -47,6 +47,7 @@ Status Rail::Post(Direction direction, std::span<Request> chain, Instant now,
 
 Result<bool> Rail::Send(std::string_view message, Outbox::Answered answered, Instant now) {
   if (room() == 0 || !outbox_.HasRoom()) return false;
+  if (!outbox_.is_waiting()) silent_since_ = now;
   ibv_send_wr request;
   ibv_sge entry;
   outbox_.Put(message, std::move(answered), request, entry);
@@ -71,6 +72,7 @@ inline void Rail::Complete(std::uint64_t up_to, Clock& clock, Polled& polled) {
     posted_.pop_front();
   }
   bytes_in_flight_ -= bytes;
+  if (outbox_.is_waiting()) silent_since_ = clock.Now();
   if (!pace_.Count(bytes)) return;
   if (polled.when == Instant{}) polled.when = clock.Now();
   pace_.Measure(polled.when);
@@ -90,7 +92,7 @@ void Rail::Poll(Clock& clock, Polled& polled) {
     for (int i = 0; i < count; ++i) {
       const ibv_wc& completion = completions[static_cast<std::size_t>(i)];
       if (completion.wr_id == kReceiveId) {
-        Receive(completion, polled);
+        Receive(completion, clock, polled);
         continue;
       }
       if (completion.status == IBV_WC_SUCCESS) {
@@ -106,7 +108,7 @@ void Rail::Poll(Clock& clock, Polled& polled) {
   }
 }
 
-void Rail::Receive(const ibv_wc& completion, Polled& polled) {
+void Rail::Receive(const ibv_wc& completion, Clock& clock, Polled& polled) {
   // Receives are flushed when another request has failed, whose completion says more.
   if (completion.status != IBV_WC_SUCCESS) {
     if (!polled.failed) polled.failed = completion.status;
@@ -114,6 +116,7 @@ void Rail::Receive(const ibv_wc& completion, Polled& polled) {
   }
   if (!outbox_.Answer(completion.imm_data) || !device().PostReceives(*pair_.pair, 1))
     polled.failed = IBV_WC_GENERAL_ERR;
+  silent_since_ = clock.Now();
 }
 
 bool Rail::Carries(const Operation& operation) const noexcept {

@@ -74,6 +74,11 @@ class Rail {
   }
   /// Since when the oldest request waits. Not idle.
   [[nodiscard]] Instant oldest() const noexcept { return posted_.front().when; }
+  /// Since when messages have been waiting for an answer and the peer's end has given no sign of
+  /// life; kNever: none waits.
+  [[nodiscard]] Instant silent_since() const noexcept {
+    return outbox_.is_waiting() ? silent_since_ : kNever;
+  }
 
   /// Posts a chain in order, one completion for all of it. Error: kRdmaCall, the rail is broken;
   /// requests from `accepted` on have not been posted.
@@ -107,13 +112,14 @@ class Rail {
     Instant when;
   };
   void Complete(std::uint64_t up_to, Clock& clock, Polled& polled);
-  void Receive(const ibv_wc& completion, Polled& polled);
+  void Receive(const ibv_wc& completion, Clock& clock, Polled& polled);
 
   const std::uint64_t number_;
   Outbox outbox_;          // whose page outlives the pair
   CompletionQueue queue_;  // outlives the pair
   RdmaDevice::Owned pair_;
   const std::size_t peer_device_;
+  Instant silent_since_{};
   bool armed_ = false;
   boost::circular_buffer<Posted> posted_;  // as many as the queue takes
   std::uint64_t first_ = 0;                // the number of posted_.front()

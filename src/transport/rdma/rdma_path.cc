@@ -15,6 +15,8 @@ constexpr double kNanosecondsPerRange = 200;
 // What is posted when a deadline passes ends by itself in most cases, and soon.
 constexpr Duration kGrace = std::chrono::milliseconds(50);
 constexpr Duration kLookEvery = std::chrono::milliseconds(50);
+// The peer answers a message as it comes. Where its end is gone, nothing else may tell.
+constexpr Duration kAnswerTimeout = std::chrono::seconds(1);
 constexpr Duration kConfirmTimeout = std::chrono::seconds(3);
 constexpr std::uint64_t kShortBytes = 16 << 10;
 constexpr Duration kSpunRoundTripMax = std::chrono::microseconds(250);
@@ -649,6 +651,7 @@ void RdmaPath::Look() {
     const Lock lock(mutex_);
     Progress(lock);
     BreakStragglers(lock);
+    BreakSilent(lock);
     if (!IsAwaited(lock) || failure_) {
       watching_ = false;
       return;
@@ -659,6 +662,15 @@ void RdmaPath::Look() {
   watch_->At(After(world_.clock.Now(), kLookEvery), [weak = weak_from_this()] {
     if (const auto self = weak.lock()) self->Look();
   });
+}
+
+// Whoever sent a message says it over the control connection then.
+void RdmaPath::BreakSilent(const Lock& lock) {
+  const Instant now = world_.clock.Now();
+  for (std::size_t i = rails_.size(); i-- > 0;) {
+    if (i < rails_.size() && now > After(rails_[i].silent_since(), kAnswerTimeout))
+      Break(i, "no answer to a message", lock);
+  }
 }
 
 // A straggler keeps the whole transfer waiting while another rail is done with everything.

@@ -233,7 +233,7 @@ void RdmaServer::OnCompletion(std::uint64_t cookie) {
     is_whole = rail->second.Answer({message.slot, taken}) && is_whole;
   }
   if (is_whole) return;
-  // Its caller finds out by what it sends next.
+  // Its caller finds out by what it sends next, or because no answer comes.
   devices_[rail->second.device()->rank()].worker->Add([served, number] {
     const std::lock_guard held(served->mutex);
     served->rails.erase(number);
