@@ -308,8 +308,10 @@ TEST(Rails, OfADeviceThatFailsAreLeftToTheOthers) {
   pair.verbs->Hold(false);
   EXPECT_TRUE(Succeeds(batch->Wait()));
   EXPECT_TRUE(pair.TargetIsSource());
-  EXPECT_EQ(pair.Rails(), "rail fake1; without fake0: the device has failed");
-  EXPECT_EQ(TakeWarnings().size(), 2U);  // each of both says so
+  EXPECT_EQ(pair.Rails().find("rail fake1; without fake0: "), 0U) << pair.Rails();
+  std::size_t warnings = 0;
+  const auto both_say_so = [&warnings] { return (warnings += TakeWarnings().size()) == 2; };
+  EXPECT_TRUE(Becomes(both_say_so, 5s));
 }
 
 // A port comes back while its partner is tried with another one, which nothing gets through to:
