@@ -273,18 +273,23 @@ TEST(Rails, WhereRequestsEndAsTheyArePostedNobodyWaitsForThem) {
   EXPECT_LT(pair.In(0s), limit);
 }
 
-TEST(Rails, APortThatGoesDownUnderABatchCostsNothingButTime) {
-  Pair pair({.devices = 2}, "rdma");
-  pair.Open();
-  ASSERT_TRUE(Succeeds(pair.WriteAndReadBack(1 << 20)));
+// Of two. The write ends well over the other one.
+void LoseTheFirstRailUnderAWrite(Pair& pair, const std::function<void()>& lose) {
   pair.verbs->Hold(true);
   const auto batch = pair.SubmitWrite(10s);
   EXPECT_TRUE(Becomes([&pair] { return pair.verbs->Waiting() > 0; }, 5s));
-  pair.verbs->SetPort(0, false);
+  lose();
   pair.verbs->Hold(false);
   EXPECT_TRUE(Succeeds(batch->Wait()));
   EXPECT_TRUE(pair.TargetIsSource());
   EXPECT_EQ(pair.Rails().find("rail fake1; without fake0: "), 0U) << pair.Rails();
+}
+
+TEST(Rails, APortThatGoesDownUnderABatchCostsNothingButTime) {
+  Pair pair({.devices = 2}, "rdma");
+  pair.Open();
+  ASSERT_TRUE(Succeeds(pair.WriteAndReadBack(1 << 20)));
+  LoseTheFirstRailUnderAWrite(pair, [&pair] { pair.verbs->SetPort(0, false); });
 
   // It comes back within a second of its event, and is used again.
   const std::uint64_t before = pair.verbs->Carried(0, 0);
@@ -301,14 +306,7 @@ TEST(Rails, OfADeviceThatFailsAreLeftToTheOthers) {
   Pair pair({.devices = 2}, "rdma");
   pair.Open();
   ASSERT_TRUE(Succeeds(pair.WriteAndReadBack(1 << 20)));
-  pair.verbs->Hold(true);
-  const auto batch = pair.SubmitWrite(10s);
-  EXPECT_TRUE(Becomes([&pair] { return pair.verbs->Waiting() > 0; }, 5s));
-  pair.verbs->FailDevice(0);
-  pair.verbs->Hold(false);
-  EXPECT_TRUE(Succeeds(batch->Wait()));
-  EXPECT_TRUE(pair.TargetIsSource());
-  EXPECT_EQ(pair.Rails().find("rail fake1; without fake0: "), 0U) << pair.Rails();
+  LoseTheFirstRailUnderAWrite(pair, [&pair] { pair.verbs->FailDevice(0); });
   std::size_t warnings = 0;
   const auto both_say_so = [&warnings] { return (warnings += TakeWarnings().size()) == 2; };
   EXPECT_TRUE(Becomes(both_say_so, 5s));

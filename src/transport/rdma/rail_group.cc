@@ -12,6 +12,8 @@ namespace {
 constexpr double kTierPenalty = 0.5;
 constexpr Duration kStragglerMin = std::chrono::milliseconds(200);
 constexpr double kStragglerFactor = 20;
+// The peer answers a message as it comes. Where its end is gone, nothing else may tell.
+constexpr Duration kAnswerTimeout = std::chrono::seconds(1);
 
 double NanosecondsFor(const Rail& rail, std::uint64_t bytes) noexcept {
   return static_cast<double>(bytes) / std::max(rail.pace().bytes_per_nanosecond(), 1e-6);
@@ -91,9 +93,16 @@ bool RailGroup::any_is_idle() const noexcept {
                      [](const auto& rail) { return rail->is_idle(); });
 }
 
-bool RailGroup::IsStraggler(std::size_t place, Instant now) const noexcept {
+std::optional<std::string> RailGroup::WhyLate(std::size_t place, Instant now) const {
   const Rail& rail = *rails_[place];
-  if (rail.is_idle()) return false;
+  if (now > After(rail.silent_since(), kAnswerTimeout)) return "no answer to a message";
+  if (!IsStraggler(rail, now)) return std::nullopt;
+  return fmt::format("no completion for {} ms",
+                     (now - rail.oldest()) / std::chrono::milliseconds(1));
+}
+
+bool RailGroup::IsStraggler(const Rail& rail, Instant now) const noexcept {
+  if (rail.is_idle() || !any_is_idle()) return false;
   const double expected = NanosecondsFor(rail, rail.bytes_in_flight());
   return now - rail.oldest() >=
          std::max<Duration>(kStragglerMin,

@@ -45,9 +45,10 @@ class RailGroup {
     if (is_easy) return 0;
     return ChooseAmongAll(operation);
   }
-  [[nodiscard]] bool any_is_idle() const noexcept;
-  /// Whether the rail's oldest piece takes far longer than its rate explains.
-  [[nodiscard]] bool IsStraggler(std::size_t place, Instant now) const noexcept;
+  /// Why the rail at that place is not waited for any longer: its oldest piece takes far longer
+  /// than its rate explains while another rail is done with everything, or the peer does not answer
+  /// a message. nullopt: it is not late.
+  [[nodiscard]] std::optional<std::string> WhyLate(std::size_t place, Instant now) const;
 
   /// Whether completions will come.
   [[nodiscard]] bool is_awaited() const noexcept;
@@ -56,6 +57,8 @@ class RailGroup {
   void Heard() noexcept;
 
  private:
+  [[nodiscard]] bool any_is_idle() const noexcept;
+  [[nodiscard]] bool IsStraggler(const Rail& rail, Instant now) const noexcept;
   [[nodiscard]] std::optional<std::size_t> ChooseAmongAll(const Operation& operation) const;
 
   const std::vector<std::string> peer_devices_;

@@ -15,8 +15,6 @@ constexpr double kNanosecondsPerRange = 200;
 // What is posted when a deadline passes ends by itself in most cases, and soon.
 constexpr Duration kGrace = std::chrono::milliseconds(50);
 constexpr Duration kLookEvery = std::chrono::milliseconds(50);
-// The peer answers a message as it comes. Where its end is gone, nothing else may tell.
-constexpr Duration kAnswerTimeout = std::chrono::seconds(1);
 constexpr Duration kConfirmTimeout = std::chrono::seconds(3);
 constexpr std::uint64_t kShortBytes = 16 << 10;
 constexpr Duration kSpunRoundTripMax = std::chrono::microseconds(250);
@@ -592,8 +590,8 @@ void RdmaPath::Blame(const Piece& culprit, ibv_wc_status status, const Lock& loc
   Break(place, posted.error().Brief(), lock);
 }
 
-// Its parts have no other caller: as calls they would cost some 50 of the 1,400 instructions of a
-// short transfer.
+// Its parts have no other caller: as calls they would cost some 50 instructions of a short
+// transfer.
 void RdmaPath::Progress(const Lock& lock, Instant now) {
   now_ = now;
   for (bool has_polled = false;; has_polled = true) {
@@ -650,8 +648,7 @@ void RdmaPath::Look() {
   {
     const Lock lock(mutex_);
     Progress(lock);
-    BreakStragglers(lock);
-    BreakSilent(lock);
+    BreakLate(lock);
     if (!IsAwaited(lock) || failure_) {
       watching_ = false;
       return;
@@ -664,23 +661,13 @@ void RdmaPath::Look() {
   });
 }
 
-// Whoever sent a message says it over the control connection then.
-void RdmaPath::BreakSilent(const Lock& lock) {
+void RdmaPath::BreakLate(const Lock& lock) {
   const Instant now = world_.clock.Now();
   for (std::size_t i = rails_.size(); i-- > 0;) {
-    if (i < rails_.size() && now > After(rails_[i].silent_since(), kAnswerTimeout))
-      Break(i, "no answer to a message", lock);
-  }
-}
-
-// A straggler keeps the whole transfer waiting while another rail is done with everything.
-void RdmaPath::BreakStragglers(const Lock& lock) {
-  if (!rails_.any_is_idle()) return;
-  const Instant now = world_.clock.Now();
-  for (std::size_t i = rails_.size(); i-- > 0;) {
-    if (i >= rails_.size() || !rails_.IsStraggler(i, now)) continue;
-    const Duration waits = now - rails_[i].oldest();
-    Break(i, fmt::format("no completion for {} ms", waits / std::chrono::milliseconds(1)), lock);
+    if (i >= rails_.size()) continue;
+    const std::optional<std::string> why = rails_.WhyLate(i, now);
+    if (!why) continue;
+    Break(i, *why, lock);
     Progress(lock);
   }
 }

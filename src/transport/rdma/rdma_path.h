@@ -110,8 +110,7 @@ class RdmaPath final : public Path, public std::enable_shared_from_this<RdmaPath
   void Watch();
   void Look();
   void FailAll(const Error& cause, const Lock& lock);
-  void BreakStragglers(const Lock& lock);
-  void BreakSilent(const Lock& lock);
+  void BreakLate(const Lock& lock);
   void Blame(const Piece& culprit, ibv_wc_status status, const Lock& lock);
 
   World& world_;
