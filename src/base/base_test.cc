@@ -3,11 +3,13 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <condition_variable>
 #include <thread>
 
 #include "base/address.h"
 #include "base/error_catalogue.h"
 #include "base/ids.h"
+#include "base/light_mutex.h"
 #include "base/log.h"
 #include "base/metrics.h"
 #include "base/test_loop.h"
@@ -116,6 +118,31 @@ TEST(Metrics, TextIsWhatPrometheusReads) {
   EXPECT_NE(text.find("mooncake_sent_bytes_total{path=\"shm\"} 8"), std::string::npos) << text;
   EXPECT_NE(text.find("mooncake_peers 2"), std::string::npos);
   EXPECT_NE(text.find("mooncake_wait_microseconds_count 1"), std::string::npos);
+}
+
+TEST(LightMutex, KeepsOthersOutAndWakesThem) {
+  LightMutex mutex;
+  std::condition_variable_any all_are_done;
+  int at_work = 4;
+  std::uint64_t count = 0;
+  const auto work = [&](int worker) {
+    for (int i = 0; i < 2000; ++i) {
+      if (worker > 0 || !mutex.try_lock()) mutex.lock();
+      const std::uint64_t before = count;
+      if (i % 16 == 0) std::this_thread::yield();  // somebody else finds it taken
+      count = before + 1;
+      mutex.unlock();
+    }
+    const std::lock_guard lock(mutex);
+    at_work -= 1;
+    all_are_done.notify_all();
+  };
+  std::vector<std::jthread> workers;
+  for (int i = 0; i < 4; ++i) workers.emplace_back(work, i);
+  std::unique_lock lock(mutex);
+  ASSERT_TRUE(all_are_done.wait_for(lock, 30s, [&at_work] { return at_work == 0; }));
+  EXPECT_EQ(count, 8000U);
+  EXPECT_FALSE(mutex.try_lock());
 }
 
 TEST(Log, WarningsAreKeptForTests) {

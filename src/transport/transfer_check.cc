@@ -17,7 +17,7 @@ Error OutOfRegion(const Slice& slice, const RegionInfo& info) {
 
 }  // namespace
 
-Status CheckTransfer(const Transfer& transfer, const PeerRegions& regions) {
+Status CheckSlices(const Transfer& transfer, const PeerRegions& regions) {
   const RegionInfo* info = nullptr;  // of the slice before; the first of a transfer may be known
   if (transfer.region != nullptr &&
       Allows(transfer.region->access, WantedAccess(transfer.direction)))
@@ -36,10 +36,7 @@ Status CheckTransfer(const Transfer& transfer, const PeerRegions& regions) {
                                 wanted == Access::kWrite ? "writing" : "reading"));
       }
     }
-    if (slice.offset > info->length_bytes ||
-        slice.length_bytes > info->length_bytes - slice.offset) {
-      return Fail(OutOfRegion(slice, *info));
-    }
+    if (!HasRange(*info, slice)) return Fail(OutOfRegion(slice, *info));
   }
   return {};
 }

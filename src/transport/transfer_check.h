@@ -8,12 +8,27 @@
 
 namespace mooncake {
 
-/// Every slice against what is known of the peer's regions, before the first byte moves. Errors:
-/// kRegionUnknown, kBadRegionKey (the region does not allow this direction), kOutOfRegion.
-[[nodiscard]] Status CheckTransfer(const Transfer& transfer, const PeerRegions& regions);
-
 [[nodiscard]] constexpr Access WantedAccess(Direction direction) noexcept {
   return direction == Direction::kWrite ? Access::kWrite : Access::kRead;
+}
+
+/// Whether `region`, one of the peer's, is the slice's and has that range.
+[[nodiscard]] inline bool HasRange(const RegionInfo& region, const Slice& slice) noexcept {
+  return region.id == slice.region && slice.offset <= region.length_bytes &&
+         slice.length_bytes <= region.length_bytes - slice.offset;
+}
+
+/// Every slice against what is known of the peer's regions, before the first byte moves. Errors:
+/// kRegionUnknown, kBadRegionKey (the region does not allow this direction), kOutOfRegion.
+[[nodiscard]] Status CheckSlices(const Transfer& transfer, const PeerRegions& regions);
+[[nodiscard]] inline Status CheckTransfer(const Transfer& transfer, const PeerRegions& regions) {
+  // A short transfer has one slice mostly, whose region has been looked up.
+  const RegionInfo* const region = transfer.region;
+  if (transfer.slices.size() == 1 && region != nullptr &&
+      Allows(region->access, WantedAccess(transfer.direction)) &&
+      HasRange(*region, transfer.slices.front()))
+    return {};
+  return CheckSlices(transfer, regions);
 }
 
 /// Longest piece between two looks at the deadline and at `cancelled`.

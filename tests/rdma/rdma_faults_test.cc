@@ -452,6 +452,24 @@ TEST(Rails, ThatFailUnderAShortTransferComeBackForIt) {
   }
 }
 
+// It is posted before anybody looks at the clock.
+TEST(Rails, AreKeptWhereAShortTransferComesAfterItsDeadline) {
+  Pair pair({.devices = 1}, "rdma");
+  pair.Open();
+  const Copy copy{pair.source.data(), pair.region.id, 100, 64};
+  const auto write = [&pair, &copy](Duration timeout) {
+    return pair.a->engine().Run(pair.peer, Direction::kWrite, {&copy, 1},
+                                {.deadline = pair.In(timeout)});
+  };
+  ASSERT_TRUE(Succeeds(write(5s)));
+  const std::uint64_t before = pair.verbs->Carried(0, 0);
+  for (const Duration late : {0ns, 1ns - 1s})
+    EXPECT_TRUE(FailsWith(write(late), ErrorId::kDeadline));
+  EXPECT_EQ(pair.Rails(), "rail fake0");
+  ASSERT_TRUE(Succeeds(write(5s)));
+  EXPECT_GT(pair.verbs->Carried(0, 0), before);
+}
+
 TEST(Rails, OfNearDevicesComeFirst) {
   Pair pair({.devices = 3}, "rdma", {.nearest = {{"cpu:0", {{"fake2"}, {"fake0", "fake1"}}}}});
   pair.Open();

@@ -4,21 +4,6 @@
 
 namespace mooncake::rdma {
 
-OperationPtr OperationList::Make(const PathRegions& regions) {
-  OperationPtr operation;
-  if (spare_ && !spare_->held.load(std::memory_order_acquire) && spare_.use_count() == 1) {
-    operation = std::move(spare_);
-    operation->left.clear();
-    operation->cannot.clear();
-    operation->outcome.reset();
-    operation->ended.store(false, std::memory_order_relaxed);
-  } else {
-    operation = std::make_shared<Operation>();
-  }
-  operation->regions.Renew(regions);
-  return operation;
-}
-
 OperationPtr OperationList::Remove(Operation& operation) noexcept {
   removed_ += 1;
   list_.erase(list_.iterator_to(operation));

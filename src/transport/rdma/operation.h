@@ -30,6 +30,14 @@ struct Operation : boost::intrusive::list_base_hook<> {
   std::unique_ptr<Timer> timer;       // data loop
   RegionCursor regions;               // of what was cut last
   std::shared_ptr<Operation> itself;  // while it is on the list
+
+  /// For another transfer, after it has been reported.
+  void Renew() noexcept {
+    left.clear();
+    cannot.clear();
+    outcome.reset();
+    ended.store(false, std::memory_order_relaxed);
+  }
 };
 using OperationPtr = std::shared_ptr<Operation>;
 
@@ -39,7 +47,16 @@ class OperationList {
  public:
   /// One that is not on the list yet. The one that was kept, if nobody has to do with it any more:
   /// it has its memory, and knows its regions.
-  [[nodiscard]] OperationPtr Make(const PathRegions& regions);
+  [[nodiscard]] [[gnu::always_inline]] OperationPtr Make(const PathRegions& regions,
+                                                         const Transfer& transfer) {
+    const bool is_free =
+        spare_ && !spare_->held.load(std::memory_order_acquire) && spare_.use_count() == 1;
+    OperationPtr operation = is_free ? std::move(spare_) : std::make_shared<Operation>();
+    if (is_free) operation->Renew();
+    operation->transfer = &transfer;
+    operation->regions.Renew(regions);
+    return operation;
+  }
   /// Keeps one that has been reported for the next Make().
   void Keep(OperationPtr operation) { spare_ = std::move(operation); }
 

@@ -49,11 +49,6 @@ struct RegionCursor {
     if (version != now) *this = {};
     version = now;
   }
-  /// Whether both regions of the slice have been found, and are registered. After Renew().
-  [[nodiscard]] bool Knows(const Slice& slice) const noexcept {
-    return local && remote && remote_id == slice.region && Contains(local->info, slice.local) &&
-           local->is_settled();
-  }
   /// `place` lies in the local range of `slice`.
   void MoveTo(const PathRegions& regions, const Slice& slice, const std::byte* place) {
     if (!local || !Contains(local->info, place)) local = regions.local().FindLocal(place);

@@ -16,33 +16,51 @@ unsigned FlagsFor(const Request& request, std::uint32_t inline_bytes_max) {
 
 }  // namespace
 
-Status Rail::Post(Direction direction, std::span<Request> chain, Instant now,
-                  std::size_t& accepted) {
-  MC_ASSERT(!chain.empty() && chain.size() <= room());
+[[gnu::always_inline]] inline void Rail::Enqueue(Direction direction, Request& request,
+                                                 ibv_send_wr* following) {
   const bool writes = direction == Direction::kWrite;
-  const std::uint64_t next = first_ + posted_.size();
-  if (posted_.empty()) pace_.Begin(now);
-  for (std::size_t i = 0; i < chain.size(); ++i) {
-    bytes_in_flight_ += chain[i].piece.range.length_bytes;
-    posted_.push_back({chain[i].piece, now});
-    ibv_send_wr& work = chain[i].work;
-    work.wr_id = next + i;
-    work.next = i + 1 < chain.size() ? &chain[i + 1].work : nullptr;
-    work.sg_list = chain[i].entries.data();
-    work.opcode = writes ? IBV_WR_RDMA_WRITE : IBV_WR_RDMA_READ;
-    work.send_flags = writes ? FlagsFor(chain[i], device().inline_bytes_max()) : 0U;
-  }
-  chain.back().work.send_flags |= IBV_SEND_SIGNALED;
+  bytes_in_flight_ += request.piece.range.length_bytes;
+  At(next_).piece = request.piece;
+  ibv_send_wr& work = request.work;
+  work.wr_id = next_++;
+  work.next = following;
+  work.sg_list = request.entries.data();
+  work.opcode = writes ? IBV_WR_RDMA_WRITE : IBV_WR_RDMA_READ;
+  work.send_flags = writes ? FlagsFor(request, device().inline_bytes_max()) : 0U;
+  if (following == nullptr) work.send_flags |= IBV_SEND_SIGNALED;
+}
+
+void Rail::TakeBack(const Request& request) noexcept {
+  bytes_in_flight_ -= request.piece.range.length_bytes;
+  next_ -= 1;
+}
+
+Status Rail::Post(Direction direction, std::span<Request> chain, std::size_t& accepted) {
+  MC_ASSERT(!chain.empty() && chain.size() <= room());
+  const std::uint64_t first = next_;
+  for (std::size_t i = 0; i < chain.size(); ++i)
+    Enqueue(direction, chain[i], i + 1 < chain.size() ? &chain[i + 1].work : nullptr);
   ibv_send_wr* bad = nullptr;
   const int failure = device().verbs().PostSend(pair_.pair.get(), &chain.front().work, &bad);
   accepted = chain.size();
   if (failure == 0) return {};
-  accepted = bad == nullptr ? 0 : bad->wr_id - next;
-  for (std::size_t i = accepted; i < chain.size(); ++i) {
-    bytes_in_flight_ -= chain[i].piece.range.length_bytes;
-    posted_.pop_back();
-  }
+  accepted = bad == nullptr ? 0 : bad->wr_id - first;
+  for (const Request& request : chain.subspan(accepted)) TakeBack(request);
   return Fail(ErrorId::kRdmaCall, fmt::format("ibv_post_send on {}", device().name()), failure);
+}
+
+bool Rail::PostOne(Direction direction, Request& request) {
+  Enqueue(direction, request, nullptr);
+  ibv_send_wr* bad = nullptr;
+  if (device().verbs().PostSend(pair_.pair.get(), &request.work, &bad) == 0) return true;
+  TakeBack(request);
+  return false;
+}
+
+void Rail::Stamp(std::size_t count, Instant when) noexcept {
+  const std::uint64_t first = next_ - count;
+  if (first == first_) pace_.Begin(when);
+  for (std::uint64_t number = first; number < next_; ++number) At(number).when = when;
 }
 
 Result<bool> Rail::Send(std::string_view message, Outbox::Answered answered, Instant now) {
@@ -51,7 +69,7 @@ Result<bool> Rail::Send(std::string_view message, Outbox::Answered answered, Ins
   ibv_send_wr request;
   ibv_sge entry;
   outbox_.Put(message, std::move(answered), request, entry);
-  request.wr_id = first_ + posted_.size();
+  request.wr_id = next_;
   request.send_flags = IBV_SEND_SIGNALED;
   if (message.size() <= device().inline_bytes_max()) request.send_flags |= IBV_SEND_INLINE;
   ibv_send_wr* bad = nullptr;
@@ -59,17 +77,16 @@ Result<bool> Rail::Send(std::string_view message, Outbox::Answered answered, Ins
     outbox_.Undo();
     return Fail(ErrorId::kRdmaCall, fmt::format("ibv_post_send on {}", device().name()), failure);
   }
-  posted_.push_back({{}, now});
+  At(next_++) = {{}, now};
   return true;
 }
 
 inline void Rail::Complete(std::uint64_t up_to, Clock& clock, Polled& polled) {
   std::uint64_t bytes = 0;
-  for (; !posted_.empty() && first_ <= up_to; ++first_) {
-    const Piece& piece = posted_.front().piece;
+  for (; !is_idle() && first_ <= up_to; ++first_) {
+    const Piece& piece = At(first_).piece;
     bytes += piece.range.length_bytes;
     if (piece.operation != nullptr) polled.done.push_back(piece.operation);
-    posted_.pop_front();
   }
   bytes_in_flight_ -= bytes;
   if (outbox_.is_waiting()) silent_since_ = clock.Now();
@@ -102,7 +119,7 @@ void Rail::Poll(Clock& clock, Polled& polled) {
       // What stood before it in the queue has ended well.
       if (completion.wr_id > 0) Complete(completion.wr_id - 1, clock, polled);
       polled.failed = completion.status;
-      if (!posted_.empty()) polled.culprit = posted_.front().piece;
+      if (!is_idle()) polled.culprit = At(first_).piece;
       return;
     }
   }
@@ -120,9 +137,10 @@ void Rail::Receive(const ibv_wc& completion, Clock& clock, Polled& polled) {
 }
 
 bool Rail::Carries(const Operation& operation) const noexcept {
-  return std::any_of(posted_.begin(), posted_.end(), [&operation](const Posted& posted) {
-    return posted.piece.operation == &operation;
-  });
+  for (std::uint64_t number = first_; number < next_; ++number) {
+    if (At(number).piece.operation == &operation) return true;
+  }
+  return false;
 }
 
 void Rail::Arm() {
@@ -135,11 +153,10 @@ std::vector<Piece> Rail::Break() noexcept {
   pair_.Reset();
   outbox_.Abandon();
   std::vector<Piece> left;
-  left.reserve(posted_.size());
-  for (Posted& posted : posted_) {
-    if (posted.piece.operation != nullptr) left.push_back(std::move(posted.piece));
+  left.reserve(next_ - first_);
+  for (; first_ < next_; ++first_) {
+    if (const Piece& piece = At(first_).piece; piece.operation != nullptr) left.push_back(piece);
   }
-  posted_.clear();
   bytes_in_flight_ = 0;
   return left;
 }

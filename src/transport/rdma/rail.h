@@ -3,7 +3,7 @@
 #pragma once
 
 #include <array>
-#include <boost/circular_buffer.hpp>
+#include <bit>
 #include <boost/container/small_vector.hpp>
 #include <memory>
 #include <optional>
@@ -54,26 +54,26 @@ class Rail {
         queue_(std::move(queue)),
         pair_(std::move(pair)),
         peer_device_(peer_device),
-        posted_(pair_.device->queue_depth()),
+        depth_(pair_.device->queue_depth()),
+        posted_mask_(std::bit_ceil(depth_) - 1),
+        posted_(posted_mask_ + 1),
         pace_(pair_.device->port().gigabits_per_second / 8, pair_.device->piece_bytes_max()) {}
 
   [[nodiscard]] std::uint64_t number() const noexcept { return number_; }
   [[nodiscard]] RdmaDevice& device() const noexcept { return *pair_.device; }
   [[nodiscard]] std::size_t peer_device() const noexcept { return peer_device_; }
-  [[nodiscard]] std::size_t room() const noexcept { return posted_.reserve(); }
-  [[nodiscard]] bool is_idle() const noexcept { return posted_.empty(); }
+  [[nodiscard]] std::size_t room() const noexcept { return depth_ - (next_ - first_); }
+  [[nodiscard]] bool is_idle() const noexcept { return first_ == next_; }
   /// Whether completions will come.
-  [[nodiscard]] bool is_awaited() const noexcept {
-    return !posted_.empty() || outbox_.is_waiting();
-  }
+  [[nodiscard]] bool is_awaited() const noexcept { return !is_idle() || outbox_.is_waiting(); }
   [[nodiscard]] std::uint64_t bytes_in_flight() const noexcept { return bytes_in_flight_; }
   [[nodiscard]] const LinkPace& pace() const noexcept { return pace_; }
   /// Whether the queue has a place, and the link is not busy for long enough already.
   [[nodiscard]] bool HasRoom() const noexcept {
-    return !posted_.full() && bytes_in_flight_ < pace_.window_bytes();
+    return room() > 0 && bytes_in_flight_ < pace_.window_bytes();
   }
   /// Since when the oldest request waits. Not idle.
-  [[nodiscard]] Instant oldest() const noexcept { return posted_.front().when; }
+  [[nodiscard]] Instant oldest() const noexcept { return At(first_).when; }
   /// Since when messages have been waiting for an answer and the peer's end has given no sign of
   /// life; kNever: none waits.
   [[nodiscard]] Instant silent_since() const noexcept {
@@ -81,9 +81,13 @@ class Rail {
   }
 
   /// Posts a chain in order, one completion for all of it. Error: kRdmaCall, the rail is broken;
-  /// requests from `accepted` on have not been posted.
-  [[nodiscard]] Status Post(Direction direction, std::span<Request> chain, Instant now,
-                            std::size_t& accepted);
+  /// requests from `accepted` on have not been posted. Then Stamp().
+  [[nodiscard]] Status Post(Direction direction, std::span<Request> chain, std::size_t& accepted);
+  /// A chain of one; false: it has not been posted, and a Post() would say why.
+  [[nodiscard]] bool PostOne(Direction direction, Request& request);
+  /// When the last `count` requests were posted. Before Poll(): looking at the clock need not hold
+  /// up the request.
+  void Stamp(std::size_t count, Instant when) noexcept;
   /// Posts a message of at most kMessageBytesMax bytes; false: there is no room for it, and
   /// `answered` is not called. Error as Post(): nobody is told.
   [[nodiscard]] Result<bool> Send(std::string_view message, Outbox::Answered answered, Instant now);
@@ -111,6 +115,12 @@ class Rail {
     Piece piece;
     Instant when;
   };
+  [[nodiscard]] Posted& At(std::uint64_t number) noexcept { return posted_[number & posted_mask_]; }
+  [[nodiscard]] const Posted& At(std::uint64_t number) const noexcept {
+    return posted_[number & posted_mask_];
+  }
+  void Enqueue(Direction direction, Request& request, ibv_send_wr* following);
+  void TakeBack(const Request& request) noexcept;
   void Complete(std::uint64_t up_to, Clock& clock, Polled& polled);
   void Receive(const ibv_wc& completion, Clock& clock, Polled& polled);
 
@@ -121,8 +131,11 @@ class Rail {
   const std::size_t peer_device_;
   Instant silent_since_{};
   bool armed_ = false;
-  boost::circular_buffer<Posted> posted_;  // as many as the queue takes
-  std::uint64_t first_ = 0;                // the number of posted_.front()
+  const std::size_t depth_;  // of the queue
+  const std::size_t posted_mask_;
+  std::vector<Posted> posted_;  // a ring, by number: a power of two
+  std::uint64_t first_ = 0;     // the number of the oldest,
+  std::uint64_t next_ = 0;      // and of the next one
   std::uint64_t bytes_in_flight_ = 0;
   LinkPace pace_;
 };

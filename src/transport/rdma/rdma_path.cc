@@ -269,10 +269,8 @@ bool RdmaPath::Sleep(IsOver is_over, Instant until, const Lock&) {
 }
 
 // Inlined as the parts of Progress() are.
-[[gnu::always_inline]] inline void RdmaPath::Begin(const OperationPtr& operation,
-                                                   const Transfer& transfer, Instant now,
+[[gnu::always_inline]] inline void RdmaPath::Begin(const OperationPtr& operation, Instant now,
                                                    const Lock&) {
-  operation->transfer = &transfer;
   operation->begun = now_ = now;
   last_used_.store(now, std::memory_order_relaxed);
   operations_.Add(operation);
@@ -294,20 +292,26 @@ Status RdmaPath::Run(const Transfer& transfer) {
 std::optional<Status> RdmaPath::TryRun(const Transfer& transfer) {
   const CallGate::Pass pass(callers_);
   if (Status checked = CheckTransfer(transfer, *peer_->regions); !checked) return checked;
-  const Instant now = world_.clock.Now();
-  if (now >= transfer.deadline) return Fail(ErrorId::kDeadline, "a transfer over rdma");
   OperationPtr operation;
   {
     const Lock lock(mutex_);
     if (failure_) return Fail(*failure_);
     if (parked_) return std::nullopt;
-    operation = operations_.Make(regions_);
-    const bool is_known =
-        transfer.slices.size() == 1 && operation->regions.Knows(transfer.slices.front());
-    if (!is_known && !regions_.AreKnown(transfer)) return std::nullopt;
-    Begin(operation, transfer, now, lock);
+    operation = operations_.Make(regions_, transfer);
+    // What need not come before the request is posted comes while it is on its way.
+    const bool is_posted = PostWhole(*operation, lock);
+    if (!is_posted && !regions_.AreKnown(transfer)) return std::nullopt;
+    const Instant now = world_.clock.Now();
+    const bool is_late = now >= transfer.deadline;
+    if (!is_posted && is_late) return Fail(ErrorId::kDeadline, "a transfer over rdma");
+    Begin(operation, now, lock);
     operation->held.store(true, std::memory_order_relaxed);
-    if (!is_known || !PostWhole(*operation, lock)) LeaveAll(*operation, lock);
+    if (is_posted) {
+      rails_[0].Stamp(1, now);
+    } else {
+      LeaveAll(*operation, lock);
+    }
+    if (is_late) Expire(*operation, lock);
     Progress(lock, now);
     if (transfer.total_bytes == 0) ReportIfEnded(*operation, lock);
   }
@@ -355,8 +359,8 @@ void RdmaPath::Start(const Transfer& transfer, std::function<void(Status)> done)
   if (failure_) return done(Fail(*failure_));
   if (parked_)
     return done(Fail(ErrorId::kPathFailed, "its queue pairs were given to another peer"));
-  const OperationPtr operation = operations_.Make(regions_);
-  Begin(operation, transfer, world_.clock.Now(), lock);
+  const OperationPtr operation = operations_.Make(regions_, transfer);
+  Begin(operation, world_.clock.Now(), lock);
   LeaveAll(*operation, lock);
   operation->done = std::move(done);
   if (transfer.deadline != kNever) {
@@ -560,28 +564,32 @@ void RdmaPath::Blame(const Piece& culprit, ibv_wc_status status, const Lock& loc
   return true;
 }
 
-// What most short transfers are, without what others need: one request on the only rail.
-[[gnu::always_inline]] inline bool RdmaPath::PostWhole(Operation& operation, const Lock& lock) {
+// What most short transfers are, without what others need: one request on the only rail. What the
+// device refuses goes the long way, which does what follows from that.
+[[gnu::always_inline]] inline bool RdmaPath::PostWhole(Operation& operation, const Lock&) {
   const Transfer& transfer = *operation.transfer;
-  if (rails_.size() != 1 || !rails_[0].HasRoom() || transfer.total_bytes == 0 ||
-      IsCancelled(transfer))
+  if (transfer.slices.size() != 1 || transfer.total_bytes == 0 || rails_.size() != 1 ||
+      !rails_[0].HasRoom() || IsCancelled(transfer))
     return false;
   Rail& rail = rails_[0];
   const RequestLimits limits{rail.device().rank(), rail.peer_device(), 1,
                              rail.pace().piece_bytes()};
   Request& request = chain_.front();
-  if (!CutWhole(transfer, limits, operation.regions, request)) return false;
+  if (!whole_cutter_.Cut(regions_, transfer, limits, request)) return false;
   request.piece.operation = &operation;
-  PostChain(operation, 0, 1, lock);
-  return true;
+  operation.pieces = 1;
+  if (rail.PostOne(transfer.direction, request)) return true;
+  operation.pieces = 0;
+  return false;
 }
 
 [[gnu::always_inline]] inline void RdmaPath::PostChain(Operation& operation, std::size_t place,
                                                        std::size_t count, const Lock& lock) {
   operation.pieces += count;
   std::size_t accepted = 0;
-  const Status posted = rails_[place].Post(operation.transfer->direction,
-                                           std::span(chain_).first(count), Now(lock), accepted);
+  const Status posted =
+      rails_[place].Post(operation.transfer->direction, std::span(chain_).first(count), accepted);
+  rails_[place].Stamp(accepted, Now(lock));
   if (posted) return;
   for (std::size_t i = count; i-- > accepted;) {
     operation.left.push_back(chain_[i].piece.range);

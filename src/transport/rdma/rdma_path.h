@@ -9,6 +9,7 @@
 #include <set>
 #include <vector>
 
+#include "base/light_mutex.h"
 #include "base/metrics.h"
 #include "transport/rdma/rail_group.h"
 #include "transport/rdma/rdma_link.h"
@@ -73,9 +74,8 @@ class RdmaPath final : public Path, public std::enable_shared_from_this<RdmaPath
   void Close() noexcept override;
 
  private:
-  using Lock = std::lock_guard<std::mutex>;
-  void Begin(const OperationPtr& operation, const Transfer& transfer, Instant now,
-             const Lock& lock);
+  using Lock = std::lock_guard<LightMutex>;
+  void Begin(const OperationPtr& operation, Instant now, const Lock& lock);
   /// All of it is still to be posted.
   void LeaveAll(Operation& operation, const Lock& lock);
   void Spin(const Operation& operation);
@@ -90,7 +90,8 @@ class RdmaPath final : public Path, public std::enable_shared_from_this<RdmaPath
   void PostAll(const Lock& lock);
   [[nodiscard]] std::uint64_t PieceBytesFor(const Operation& operation, const Rail& rail,
                                             const Lock& lock);
-  /// False: it is not one request for the only rail. Its regions are known.
+  /// Before Begin(); then Stamp(). False: it is not one request for the only rail, and nothing was
+  /// done.
   [[nodiscard]] bool PostWhole(Operation& operation, const Lock& lock);
   /// The first `count` of chain_; what is not accepted is left to post again.
   void PostChain(Operation& operation, std::size_t place, std::size_t count, const Lock& lock);
@@ -127,11 +128,12 @@ class RdmaPath final : public Path, public std::enable_shared_from_this<RdmaPath
   std::atomic<bool> parked_ = false;  // written under mutex_
   std::atomic<bool> closed_ = false;
   CallGate callers_;
-  mutable std::mutex mutex_;
+  mutable LightMutex mutex_;
   RailGroup rails_;                       // guarded by mutex_
   OperationList operations_;              // guarded by mutex_
   std::array<Request, kChainMax> chain_;  // guarded by mutex_; of the post in progress
-  std::condition_variable ended_;         // an operation has been reported
+  WholeCutter whole_cutter_;              // guarded by mutex_
+  std::condition_variable_any ended_;     // an operation has been reported
   std::size_t sleepers_ = 0;              // guarded by mutex_; who wait for that
   Instant now_{};                         // guarded by mutex_; of this turn, or not looked at
   unsigned short_ended_ = 0;              // guarded by mutex_

@@ -5,23 +5,15 @@
 namespace mooncake::rdma {
 namespace {
 
-// A place of a transfer on the devices of a rail.
-struct Located {
-  std::uint64_t local_address = 0;
-  std::uint32_t local_key = 0;
-  std::uint64_t remote_address = 0;
-  std::uint32_t remote_key = 0;
-  std::uint64_t length_bytes_max = 0;  // to the end of the nearer chunk
-};
+std::uint64_t AddressOf(const std::byte* place) noexcept {
+  return reinterpret_cast<std::uint64_t>(place);
+}
 
 // Most regions are one chunk: a division costs more than all else here.
-struct ChunkPlace {
-  ChunkPlace(std::uint64_t at, std::uint64_t chunk_bytes) noexcept
-      : chunk(at < chunk_bytes ? 0 : at / chunk_bytes),
-        left_bytes(chunk_bytes - (at - chunk * chunk_bytes)) {}
-  std::uint64_t chunk;
-  std::uint64_t left_bytes;  // to its end
-};
+[[gnu::always_inline]] inline std::uint64_t ChunkOf(std::uint64_t at,
+                                                    std::uint64_t chunk_bytes) noexcept {
+  return at < chunk_bytes ? 0 : at / chunk_bytes;
+}
 
 [[gnu::always_inline]] inline std::optional<Located> Locate(const RegionCursor& cursor,
                                                             const RequestLimits& limits,
@@ -31,34 +23,40 @@ struct ChunkPlace {
   if (!cursor.remote || cursor.remote->keys[limits.peer_device].empty()) return std::nullopt;
   const RegisteredRegion& local = *cursor.local;
   const RemoteRegion& remote = *cursor.remote;
-  const auto address = reinterpret_cast<std::uint64_t>(place);
-  const ChunkPlace local_at(address - local.info.base, local.chunk_bytes);
-  const ChunkPlace there_at(remote_at, remote.chunk_bytes);
-  return Located{address, local.on[limits.device].chunks[local_at.chunk].local_key,
-                 remote.base + remote_at, remote.keys[limits.peer_device][there_at.chunk],
-                 std::min(local_at.left_bytes, there_at.left_bytes)};
+  const std::uint64_t here = ChunkOf(AddressOf(place) - local.info.base, local.chunk_bytes);
+  const std::uint64_t there = ChunkOf(remote_at, remote.chunk_bytes);
+  const std::uint64_t here_at = here * local.chunk_bytes;
+  const std::uint64_t there_at = there * remote.chunk_bytes;
+  return Located{
+      {local.info.base + here_at, std::min(local.chunk_bytes, local.info.length_bytes - here_at),
+       local.on[limits.device].chunks[here].local_key},
+      {there_at, std::min(remote.chunk_bytes, remote.length_bytes - there_at),
+       remote.keys[limits.peer_device][there]},
+      remote.base};
 }
 
 // False: it does not touch what is there at the peer, or there is no entry left for it.
 [[gnu::always_inline]] inline bool Append(Request& request, const Located& at,
+                                          std::uint64_t local_address, std::uint64_t remote_at,
                                           std::uint64_t length_bytes, int entries_max) {
   std::uint64_t& length = request.piece.range.length_bytes;
   int& count = request.work.num_sge;
   auto& remote = request.work.wr.rdma;
+  const std::uint64_t remote_address = at.remote_base + remote_at;
   if (count == 0) {
-    remote.remote_addr = at.remote_address;
-    remote.rkey = at.remote_key;
-  } else if (remote.rkey != at.remote_key || remote.remote_addr + length != at.remote_address) {
+    remote.remote_addr = remote_address;
+    remote.rkey = at.remote.key;
+  } else if (remote.rkey != at.remote.key || remote.remote_addr + length != remote_address) {
     return false;
   }
   ibv_sge* const last = count > 0 ? &request.entries[count - 1] : nullptr;
-  const bool touches = last != nullptr && last->lkey == at.local_key &&
-                       last->addr + last->length == at.local_address;
+  const bool touches =
+      last != nullptr && last->lkey == at.local.key && last->addr + last->length == local_address;
   if (touches) {
     last->length += static_cast<std::uint32_t>(length_bytes);
   } else if (count < entries_max) {
-    request.entries[count++] = {at.local_address, static_cast<std::uint32_t>(length_bytes),
-                                at.local_key};
+    request.entries[count++] = {local_address, static_cast<std::uint32_t>(length_bytes),
+                                at.local.key};
   } else {
     return false;
   }
@@ -68,16 +66,40 @@ struct ChunkPlace {
 
 }  // namespace
 
-bool CutWhole(const Transfer& transfer, const RequestLimits& limits, const RegionCursor& cursor,
-              Request& request) {
-  const Slice& slice = transfer.slices.front();
+bool WholeCutter::Find(const PathRegions& regions, const Slice& slice,
+                       const RequestLimits& limits) {
+  const std::uint64_t version = regions.version();
+  RegionCursor cursor;
+  cursor.MoveTo(regions, slice, slice.local);
   const std::optional<Located> at = Locate(cursor, limits, slice.local, slice.offset);
-  if (!at || slice.length_bytes > std::min(limits.length_bytes_max, at->length_bytes_max))
+  if (!at) return false;
+  at_ = *at;
+  region_ = slice.region;
+  device_ = limits.device;
+  peer_device_ = limits.peer_device;
+  version_ = version;
+  return true;
+}
+
+[[gnu::always_inline]] inline bool WholeCutter::Covers(std::uint64_t version, const Slice& slice,
+                                                       const RequestLimits& limits) const noexcept {
+  return version_ == version && device_ == limits.device && peer_device_ == limits.peer_device &&
+         region_ == slice.region &&
+         at_.local.Contains(AddressOf(slice.local), slice.length_bytes) &&
+         at_.remote.Contains(slice.offset, slice.length_bytes);
+}
+
+bool WholeCutter::Cut(const PathRegions& regions, const Transfer& transfer,
+                      const RequestLimits& limits, Request& request) {
+  const Slice& slice = transfer.slices.front();
+  if (slice.length_bytes > limits.length_bytes_max) return false;
+  if (!Covers(regions.version(), slice, limits) &&
+      !(Find(regions, slice, limits) && Covers(version_, slice, limits)))
     return false;
   request.work.num_sge = 0;
   request.on_gpu = transfer.on_gpu;
   request.piece.range = {};
-  return Append(request, *at, slice.length_bytes, 1);
+  return Append(request, at_, AddressOf(slice.local), slice.offset, slice.length_bytes, 1);
 }
 
 bool CutRequest(const PathRegions& regions, const Transfer& transfer, const RequestLimits& limits,
@@ -96,12 +118,15 @@ bool CutRequest(const PathRegions& regions, const Transfer& transfer, const Requ
     }
     std::byte* const place = slice.local + rest.offset;
     cursor.MoveTo(regions, slice, place);
-    const std::optional<Located> at = Locate(cursor, limits, place, slice.offset + rest.offset);
+    const std::uint64_t remote_at = slice.offset + rest.offset;
+    const std::optional<Located> at = Locate(cursor, limits, place, remote_at);
     if (!at) return request.work.num_sge > 0;
     const std::uint64_t wanted = std::min(slice.length_bytes - rest.offset, rest.length_bytes);
+    const std::uint64_t under_the_keys =
+        std::min(at->local.LeftFrom(AddressOf(place)), at->remote.LeftFrom(remote_at));
     const std::uint64_t take =
-        std::min(wanted, std::min(limits.length_bytes_max - length, at->length_bytes_max));
-    if (!Append(request, *at, take, entries_max)) break;
+        std::min(wanted, std::min(limits.length_bytes_max - length, under_the_keys));
+    if (!Append(request, *at, AddressOf(place), remote_at, take, entries_max)) break;
     rest.offset += take;
     rest.length_bytes -= take;
   }

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "base/await.h"
 #include "base/real_world.h"
 #include "base/test_support.h"
 #include "transport/rdma/fake_verbs.h"
@@ -112,13 +113,12 @@ TEST_F(RequestCutter, IsNoLongerThanALimit) {
 }
 
 TEST_F(RequestCutter, CutsAWholeSliceThatIsOneRequestAsItWouldCutItInParts) {
-  const auto cut_whole = [this](const Slice& slice, Request& request,
-                                RequestLimits limits = kLimits) {
+  WholeCutter cutter;
+  const auto cut_whole = [this, &cutter](const Slice& slice, Request& request,
+                                         RequestLimits limits = kLimits) {
     Transfer transfer;
     transfer.slices = std::span(&slice, 1);
-    RegionCursor cursor;
-    cursor.MoveTo(*regions_, slice, slice.local);
-    return CutWhole(transfer, limits, cursor, request);
+    return cutter.Cut(*regions_, transfer, limits, request);
   };
   Request whole;
   ASSERT_TRUE(cut_whole(At(8300, 8200, 1000), whole));
@@ -138,6 +138,35 @@ TEST_F(RequestCutter, CutsAWholeSliceThatIsOneRequestAsItWouldCutItInParts) {
   Slice unknown = At(100, 0, 10);
   unknown.region = RegionId{99};
   EXPECT_FALSE(cut_whole(unknown, whole));
+}
+
+TEST_F(RequestCutter, CutsAWholeSliceWithTheKeysOfItsRegionAsItIsNow) {
+  constexpr RegionId kOther{6};
+  const auto offer = [this](RegionId id, std::uint32_t key) {
+    RemoteRegion remote{kRemoteBase, kChunkBytes, kChunkBytes, {{key}}};
+    regions_->AddRemote(id, std::make_shared<RemoteRegion>(std::move(remote)));
+  };
+  WholeCutter cutter;
+  Slice slice = At(100, 0, 10);
+  // 0: it is not cut.
+  const auto key_of = [&](RegionId id) {
+    slice.region = id;
+    Transfer transfer;
+    transfer.slices = std::span(&slice, 1);
+    Request request;
+    return cutter.Cut(*regions_, transfer, kLimits, request) ? request.work.wr.rdma.rkey : 0;
+  };
+  EXPECT_EQ(key_of(kRemote), 70U);
+  offer(kOther, 80);
+  EXPECT_EQ(key_of(kOther), 80U);
+  EXPECT_EQ(key_of(kRemote), 70U);
+  offer(kRemote, 90);
+  EXPECT_EQ(key_of(kRemote), 90U);
+  regions_->DropRemote(kRemote);
+  EXPECT_EQ(key_of(kRemote), 0U);
+  EXPECT_EQ(key_of(kOther), 80U);
+  Await(real_.world().control, memory_->Withdraw(RegionId{1}));
+  EXPECT_EQ(key_of(kOther), 0U);
 }
 
 TEST_F(RequestCutter, StopsWhereNothingIsRegistered) {
