@@ -88,6 +88,8 @@ add_gtest_report() {
   if [ -f "$reports/$name.rc" ]; then
     [ "$f" -gt 0 ] || f=1
     tail -n 60 "$reports/$name.log"
+    # Which tests it was: a sanitizer's report may be longer than that.
+    { grep -aoE '^\[  FAILED  \] [^ ,]+|\w+_Test::TestBody' "$reports/$name.log" || true; } | sort -u | head -n 20
   fi
   grep -h '^\(.*\)Skipped$\|SKIPPED' -A1 "$reports/$name.log" | head -n 20 || true
   add_counts "$name" "$p" "$f" "$s"
