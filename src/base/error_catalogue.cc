@@ -103,8 +103,10 @@ constexpr std::array kCatalogue = {
                "Raise the limit of open files (`ulimit -n`); connections that wait are accepted as "
                "soon as there is one."},
     ErrorEntry{Id::kCancelled, kCancelled, "cancelled", "Nothing: somebody asked for it."},
-    ErrorEntry{Id::kNoPath, kPeerGone, "no path to the peer is left",
-               "Look at `mooncake status`: the path table says why each transport is not used."},
+    ErrorEntry{
+        Id::kNoPath, kPeerGone, "no path to the peer is left",
+        "Correct what the message says of each transport; `mooncake status` shows the same of a "
+        "running instance."},
     ErrorEntry{Id::kPathFailed, kPeerGone, "a path failed in the middle of a transfer",
                "Nothing: another path or a new connection takes the rest; if it repeats, see "
                "`mooncake status`."},

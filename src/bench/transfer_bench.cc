@@ -162,6 +162,7 @@ Status TransferBench::Connect(Initiator& initiator) {
 }
 
 Status TransferBench::Open(const TransportFactory& add_transports, const CopyEngine& copy) {
+  std::vector<std::string> skipped;
   for (const BenchTransport transport : options_.transports) {
     const std::string name(ToString(transport));
     Initiator initiator{
@@ -172,14 +173,18 @@ Status TransferBench::Open(const TransportFactory& add_transports, const CopyEng
     const std::vector<PathRow> paths = initiator.node->engine().Paths();
     if (!paths.empty() && paths[0].usable) {
       initiators_.push_back(std::move(initiator));
-    } else if (options_.on_skipped) {
+    } else {
       std::string why = paths.empty() ? "it is not in use on this machine" : paths[0].reason;
       if (paths.empty() && transport == BenchTransport::kRdma && !options_.why_no_rdma.empty())
         why = options_.why_no_rdma;
-      options_.on_skipped(fmt::format("{}: {}", name, why));
+      skipped.push_back(fmt::format("{}: {}", name, why));
+      if (options_.on_skipped) options_.on_skipped(skipped.back());
     }
   }
-  if (initiators_.empty()) return Fail(ErrorId::kNoPath, "to the peer at " + options_.peer);
+  if (initiators_.empty()) {
+    return Fail(ErrorId::kNoPath,
+                fmt::format("to the peer at {}: {}", options_.peer, fmt::join(skipped, "; ")));
+  }
   MC_TRY(there_, Ask(BenchAction::kTell, BenchAreaKind::kUser));
   source_.emplace(there_.area_bytes());
   landing_.emplace(there_.area_bytes());

@@ -45,7 +45,9 @@ RdmaPath::RdmaPath(World& world, std::shared_ptr<const PeerInfo> peer,
       cost_(kRoundTrip, kNanosecondsPerRange, nanoseconds_per_byte),
       round_trip_(kRoundTrip.count()),
       last_used_(world.clock.Now()),
-      rails_(NamesOf(link_->devices())) {}
+      rails_(NamesOf(link_->devices())),
+      turn_(world.clock),
+      poster_(rails_, regions_, turn_) {}
 
 // ---- rails ----
 
@@ -144,7 +146,7 @@ void RdmaPath::Confirm(std::uint64_t rail, std::vector<OperationPtr> touched) {
                 me->link_->Disconnect(number, After(me->world_.clock.Now(), kConfirmTimeout));
             const Status confirmed = co_await std::move(ask);
             const Lock lock(me->mutex_);
-            me->now_ = {};
+            me->turn_.Begin();
             if (!confirmed) me->FailAll({ErrorId::kPathFailed, confirmed.error().context}, lock);
             for (const OperationPtr& operation : operations) {
               operation->unconfirmed -= 1;
@@ -246,11 +248,6 @@ void RdmaPath::Forget(RegionId region) {
 
 // ---- operations ----
 
-Instant RdmaPath::Now(const Lock&) {
-  if (now_ == Instant{}) now_ = world_.clock.Now();
-  return now_;
-}
-
 // Without the lock until a report makes `is_over` true; false: not before `until`.
 template <class IsOver>
 bool RdmaPath::Sleep(IsOver is_over, Instant until, const Lock&) {
@@ -263,7 +260,7 @@ bool RdmaPath::Sleep(IsOver is_over, Instant until, const Lock&) {
     over = ended_.wait_until(waiting, until, is_over);
   }
   sleepers_ -= 1;
-  now_ = {};
+  turn_.Begin();
   waiting.release();
   return over;
 }
@@ -271,7 +268,8 @@ bool RdmaPath::Sleep(IsOver is_over, Instant until, const Lock&) {
 // Inlined as the parts of Progress() are.
 [[gnu::always_inline]] inline void RdmaPath::Begin(const OperationPtr& operation, Instant now,
                                                    const Lock&) {
-  operation->begun = now_ = now;
+  operation->begun = now;
+  turn_.Begin(now);
   last_used_.store(now, std::memory_order_relaxed);
   operations_.Add(operation);
 }
@@ -299,7 +297,7 @@ std::optional<Status> RdmaPath::TryRun(const Transfer& transfer) {
     if (parked_) return std::nullopt;
     operation = operations_.Make(regions_, transfer);
     // What need not come before the request is posted comes while it is on its way.
-    const bool is_posted = PostWhole(*operation, lock);
+    const bool is_posted = !IsCancelled(transfer) && poster_.PostWhole(*operation);
     if (!is_posted && !regions_.AreKnown(transfer)) return std::nullopt;
     const Instant now = world_.clock.Now();
     const bool is_late = now >= transfer.deadline;
@@ -307,7 +305,7 @@ std::optional<Status> RdmaPath::TryRun(const Transfer& transfer) {
     Begin(operation, now, lock);
     operation->held.store(true, std::memory_order_relaxed);
     if (is_posted) {
-      rails_[0].Stamp(1, now);
+      poster_.StampWhole(now);
     } else {
       LeaveAll(*operation, lock);
     }
@@ -421,7 +419,7 @@ void RdmaPath::Settle(Operation& operation, Status status, const Lock& lock) {
   ReportIfEnded(operation, lock);
 }
 
-void RdmaPath::ReportIfEnded(Operation& operation, const Lock& lock) {
+void RdmaPath::ReportIfEnded(Operation& operation, const Lock&) {
   if (operation.ended || operation.pieces > 0) return;
   if (!operation.outcome) {
     if (!operation.left.empty() || operation.unconfirmed > 0) return;
@@ -431,9 +429,10 @@ void RdmaPath::ReportIfEnded(Operation& operation, const Lock& lock) {
   if (*operation.outcome) {
     (transfer.direction == Direction::kWrite ? counters_.sent_bytes : counters_.received_bytes)
         .Add(transfer.total_bytes);
-    if (CostModel::IsWorthObserving(transfer)) cost_.Observe(transfer, Now(lock) - operation.begun);
+    if (CostModel::IsWorthObserving(transfer))
+      cost_.Observe(transfer, turn_.Now() - operation.begun);
     if (transfer.total_bytes <= kShortBytes && short_ended_++ % kTimedEvery == 0) {
-      const std::int64_t took = (Now(lock) - operation.begun).count();
+      const std::int64_t took = (turn_.Now() - operation.begun).count();
       const std::int64_t before = round_trip_.load(std::memory_order_relaxed);
       round_trip_.store(before + (took - before) / kRoundTripMemory, std::memory_order_relaxed);
     }
@@ -461,7 +460,7 @@ void RdmaPath::ReportIfEnded(Operation& operation, const Lock& lock) {
     Rail::Polled polled;
     rail.Poll(world_.clock, polled);
     if (!polled.seen) continue;
-    now_ = polled.when;
+    turn_.Begin(polled.when);
     for (Operation* const operation : polled.done) {
       operation->pieces -= 1;
       ReportIfEnded(*operation, lock);
@@ -501,107 +500,35 @@ void RdmaPath::Blame(const Piece& culprit, ibv_wc_status status, const Lock& loc
     if (!operation.outcome && IsCancelled(*operation.transfer))
       Settle(operation, Fail(ErrorId::kCancelled, {}), lock);
     while (is_there() && !operation.outcome && !operation.left.empty()) {
-      if (!PostNext(operation, lock)) return;  // a completion will make room
+      if (!PostNext(operation, lock)) return;
     }
     next = is_there() ? std::next(next) : operations_.begin();
   }
 }
 
-// Much at a time while much is left of it. Several rails shall end together: each takes half of its
-// share, then half of what is left of that.
-[[gnu::always_inline]] inline std::uint64_t RdmaPath::PieceBytesFor(const Operation& operation,
-                                                                    const Rail& rail,
-                                                                    const Lock& lock) {
-  const LinkPace& pace = rail.pace();
-  const std::uint64_t left = operation.left.back().length_bytes;
-  if (left <= pace.piece_bytes()) return pace.piece_bytes();
-  const std::uint64_t share = rails_.size() == 1 ? left : left / (2 * rails_.size());
-  return pace.PieceBytesFor(share, rail.bytes_in_flight(),
-                            operation.transfer->deadline - Now(lock));
-}
-
-[[gnu::always_inline]] inline bool RdmaPath::PostNext(Operation& operation, const Lock& lock) {
-  if (rails_.size() > 1) {  // which is near depends on where the memory is
-    const Range& next = operation.left.back();
-    const Slice& slice = operation.transfer->slices[next.slice];
-    operation.regions.MoveTo(regions_, slice, slice.local + next.offset);
+// False: a completion will make room.
+bool RdmaPath::PostNext(Operation& operation, const Lock& lock) {
+  switch (poster_.PostNext(operation)) {
+    case RequestPoster::Outcome::kPosted:
+      return true;
+    case RequestPoster::Outcome::kNoRoom:
+      return false;
+    case RequestPoster::Outcome::kNowhere:
+      some_cannot_ = true;
+      Settle(operation,
+             Fail(ErrorId::kPathUnusable, "the memory is registered on no device of a rail"), lock);
+      return true;
+    case RequestPoster::Outcome::kRefused:
+      Break(poster_.refusal().place, poster_.refusal().reason, lock);
+      return true;
   }
-  const std::optional<std::size_t> place = rails_.Choose(operation);
-  if (!place) {
-    const auto cannot = std::count(operation.cannot.begin(), operation.cannot.end(), true);
-    if (static_cast<std::size_t>(cannot) < rails_.size()) return false;
-    some_cannot_ = true;
-    Settle(operation,
-           Fail(ErrorId::kPathUnusable, "the memory is registered on no device of a rail"), lock);
-    return true;
-  }
-  Rail& rail = rails_[*place];
-  std::size_t count = 0;
-  std::uint64_t bytes = 0;
-  const std::uint64_t bytes_max = PieceBytesFor(operation, rail, lock);
-  const RequestLimits limits{rail.device().rank(), rail.peer_device(), rail.device().entries_max(),
-                             bytes_max};
-  const std::size_t most = std::min(kChainMax, rail.room());
-  while (count < most && bytes < bytes_max && !operation.left.empty()) {
-    Range rest = operation.left.back();
-    Request& request = chain_[count];
-    if (!CutRequest(regions_, *operation.transfer, limits, operation.regions, rest, request)) break;
-    request.piece.operation = &operation;
-    bytes += request.piece.range.length_bytes;
-    count += 1;
-    if (rest.length_bytes == 0) {
-      operation.left.pop_back();
-    } else {
-      operation.left.back() = rest;
-    }
-  }
-  if (count == 0) {
-    operation.cannot.resize(rails_.size());
-    operation.cannot[*place] = true;
-    return true;
-  }
-  PostChain(operation, *place, count, lock);
-  return true;
-}
-
-// What most short transfers are, without what others need: one request on the only rail. What the
-// device refuses goes the long way, which does what follows from that.
-[[gnu::always_inline]] inline bool RdmaPath::PostWhole(Operation& operation, const Lock&) {
-  const Transfer& transfer = *operation.transfer;
-  if (transfer.slices.size() != 1 || transfer.total_bytes == 0 || rails_.size() != 1 ||
-      !rails_[0].HasRoom() || IsCancelled(transfer))
-    return false;
-  Rail& rail = rails_[0];
-  const RequestLimits limits{rail.device().rank(), rail.peer_device(), 1,
-                             rail.pace().piece_bytes()};
-  Request& request = chain_.front();
-  if (!whole_cutter_.Cut(regions_, transfer, limits, request)) return false;
-  request.piece.operation = &operation;
-  operation.pieces = 1;
-  if (rail.PostOne(transfer.direction, request)) return true;
-  operation.pieces = 0;
   return false;
-}
-
-[[gnu::always_inline]] inline void RdmaPath::PostChain(Operation& operation, std::size_t place,
-                                                       std::size_t count, const Lock& lock) {
-  operation.pieces += count;
-  std::size_t accepted = 0;
-  const Status posted =
-      rails_[place].Post(operation.transfer->direction, std::span(chain_).first(count), accepted);
-  rails_[place].Stamp(accepted, Now(lock));
-  if (posted) return;
-  for (std::size_t i = count; i-- > accepted;) {
-    operation.left.push_back(chain_[i].piece.range);
-    operation.pieces -= 1;
-  }
-  Break(place, posted.error().Brief(), lock);
 }
 
 // Its parts have no other caller: as calls they would cost some 50 instructions of a short
 // transfer.
 void RdmaPath::Progress(const Lock& lock, Instant now) {
-  now_ = now;
+  turn_.Begin(now);
   for (bool has_polled = false;; has_polled = true) {
     if (some_left_) PostAll(lock);
     if (has_polled) return;

@@ -2,7 +2,6 @@
 // sends again what a broken rail has not completed.
 #pragma once
 
-#include <array>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
@@ -11,9 +10,8 @@
 
 #include "base/light_mutex.h"
 #include "base/metrics.h"
-#include "transport/rdma/rail_group.h"
 #include "transport/rdma/rdma_link.h"
-#include "transport/rdma/request_cutter.h"
+#include "transport/rdma/request_poster.h"
 #include "transport/transfer_check.h"
 
 namespace mooncake::rdma {
@@ -79,8 +77,6 @@ class RdmaPath final : public Path, public std::enable_shared_from_this<RdmaPath
   /// All of it is still to be posted.
   void LeaveAll(Operation& operation, const Lock& lock);
   void Spin(const Operation& operation);
-  /// The time of this turn under the lock: one look at the clock at most.
-  [[nodiscard]] Instant Now(const Lock& lock);
   template <class IsOver>
   bool Sleep(IsOver is_over, Instant until, const Lock& lock);
   /// A turn: posts what there is room for, polls, reports what has ended, and posts into the room
@@ -88,14 +84,6 @@ class RdmaPath final : public Path, public std::enable_shared_from_this<RdmaPath
   void Progress(const Lock& lock, Instant now = {});
   void Poll(const Lock& lock);
   void PostAll(const Lock& lock);
-  [[nodiscard]] std::uint64_t PieceBytesFor(const Operation& operation, const Rail& rail,
-                                            const Lock& lock);
-  /// Before Begin(); then Stamp(). False: it is not one request for the only rail, and nothing was
-  /// done.
-  [[nodiscard]] bool PostWhole(Operation& operation, const Lock& lock);
-  /// The first `count` of chain_; what is not accepted is left to post again.
-  void PostChain(Operation& operation, std::size_t place, std::size_t count, const Lock& lock);
-  /// False: no rail has room for it.
   [[nodiscard]] bool PostNext(Operation& operation, const Lock& lock);
   void Break(std::size_t place, const std::string& reason, const Lock& lock);
   void Confirm(std::uint64_t rail, std::vector<OperationPtr> touched);
@@ -129,16 +117,15 @@ class RdmaPath final : public Path, public std::enable_shared_from_this<RdmaPath
   std::atomic<bool> closed_ = false;
   CallGate callers_;
   mutable LightMutex mutex_;
-  RailGroup rails_;                       // guarded by mutex_
-  OperationList operations_;              // guarded by mutex_
-  std::array<Request, kChainMax> chain_;  // guarded by mutex_; of the post in progress
-  WholeCutter whole_cutter_;              // guarded by mutex_
-  std::condition_variable_any ended_;     // an operation has been reported
-  std::size_t sleepers_ = 0;              // guarded by mutex_; who wait for that
-  Instant now_{};                         // guarded by mutex_; of this turn, or not looked at
-  unsigned short_ended_ = 0;              // guarded by mutex_
-  bool some_left_ = false;        // guarded by mutex_; an operation may have something to post
-  std::optional<Error> failure_;  // guarded by mutex_; set: closed
+  RailGroup rails_;                    // guarded by mutex_
+  OperationList operations_;           // guarded by mutex_
+  TurnClock turn_;                     // guarded by mutex_
+  RequestPoster poster_;               // guarded by mutex_
+  std::condition_variable_any ended_;  // an operation has been reported
+  std::size_t sleepers_ = 0;           // guarded by mutex_; who wait for that
+  unsigned short_ended_ = 0;           // guarded by mutex_
+  bool some_left_ = false;             // guarded by mutex_; an operation may have something to post
+  std::optional<Error> failure_;       // guarded by mutex_; set: closed
   std::atomic<bool> watching_ = false;
   std::unique_ptr<Timer> watch_;           // data loop
   std::atomic<bool> some_cannot_ = false;  // a region was found that no rail can carry

@@ -1,0 +1,88 @@
+#include "transport/rdma/request_poster.h"
+
+#include <algorithm>
+
+namespace mooncake::rdma {
+
+// Much at a time while much is left of it. Several rails shall end together: each takes half of its
+// share, then half of what is left of that.
+std::uint64_t RequestPoster::PieceBytesFor(const Operation& operation, const Rail& rail) {
+  const LinkPace& pace = rail.pace();
+  const std::uint64_t left = operation.left.back().length_bytes;
+  if (left <= pace.piece_bytes()) return pace.piece_bytes();
+  const std::uint64_t share = rails_.size() == 1 ? left : left / (2 * rails_.size());
+  return pace.PieceBytesFor(share, rail.bytes_in_flight(),
+                            operation.transfer->deadline - turn_.Now());
+}
+
+// Into chain_; returns how many. 0: the rail cannot carry what is next.
+std::size_t RequestPoster::Cut(Operation& operation, const Rail& rail) {
+  std::size_t count = 0;
+  std::uint64_t bytes = 0;
+  const std::uint64_t bytes_max = PieceBytesFor(operation, rail);
+  const RequestLimits limits{rail.device().rank(), rail.peer_device(), rail.device().entries_max(),
+                             bytes_max};
+  const std::size_t most = std::min(kChainMax, rail.room());
+  while (count < most && bytes < bytes_max && !operation.left.empty()) {
+    Range rest = operation.left.back();
+    Request& request = chain_[count];
+    if (!CutRequest(regions_, *operation.transfer, limits, operation.regions, rest, request)) break;
+    request.piece.operation = &operation;
+    bytes += request.piece.range.length_bytes;
+    count += 1;
+    if (rest.length_bytes == 0) {
+      operation.left.pop_back();
+    } else {
+      operation.left.back() = rest;
+    }
+  }
+  return count;
+}
+
+RequestPoster::Outcome RequestPoster::PostNext(Operation& operation) {
+  if (rails_.size() > 1) {  // which is near depends on where the memory is
+    const Range& next = operation.left.back();
+    const Slice& slice = operation.transfer->slices[next.slice];
+    operation.regions.MoveTo(regions_, slice, slice.local + next.offset);
+  }
+  while (const std::optional<std::size_t> place = rails_.Choose(operation)) {
+    if (const std::size_t count = Cut(operation, rails_[*place]); count > 0)
+      return PostChain(operation, *place, count);
+    operation.cannot.resize(rails_.size());
+    operation.cannot[*place] = true;
+  }
+  const auto cannot = std::count(operation.cannot.begin(), operation.cannot.end(), true);
+  return static_cast<std::size_t>(cannot) < rails_.size() ? Outcome::kNoRoom : Outcome::kNowhere;
+}
+
+RequestPoster::Outcome RequestPoster::PostChain(Operation& operation, std::size_t place,
+                                                std::size_t count) {
+  Rail& rail = rails_[place];
+  std::size_t accepted = 0;
+  const Status posted =
+      rail.Post(operation.transfer->direction, std::span(chain_).first(count), accepted);
+  rail.Stamp(accepted, turn_.Now());
+  operation.pieces += accepted;
+  if (posted) return Outcome::kPosted;
+  for (std::size_t i = count; i-- > accepted;) operation.left.push_back(chain_[i].piece.range);
+  refusal_ = {place, posted.error().Brief()};
+  return Outcome::kRefused;
+}
+
+bool RequestPoster::PostWhole(Operation& operation) {
+  const Transfer& transfer = *operation.transfer;
+  const bool may_be = transfer.slices.size() == 1 && transfer.total_bytes > 0 &&
+                      rails_.size() == 1 && rails_[0].HasRoom();
+  if (!may_be) return false;
+  Rail& rail = rails_[0];
+  const RequestLimits limits{rail.device().rank(), rail.peer_device(), 1,
+                             rail.pace().piece_bytes()};
+  Request& request = chain_.front();
+  if (!whole_.Cut(regions_, transfer, limits, request)) return false;
+  request.piece.operation = &operation;
+  if (!rail.PostOne(transfer.direction, request)) return false;
+  operation.pieces = 1;
+  return true;
+}
+
+}  // namespace mooncake::rdma
