@@ -39,13 +39,18 @@ std::size_t RequestPoster::Cut(Operation& operation, const Rail& rail) {
   return count;
 }
 
+// For what begins at `offset` in the slice. Inlined: with one rail there is little to choose.
+[[gnu::always_inline]] inline std::optional<std::size_t> RequestPoster::Choose(
+    Operation& operation, const Slice& slice, std::uint64_t offset) const {
+  // Which rail is near depends on where the memory is.
+  if (rails_.size() > 1) operation.regions.MoveTo(regions_, slice, slice.local + offset);
+  return rails_.Choose(operation);
+}
+
 RequestPoster::Outcome RequestPoster::PostNext(Operation& operation) {
-  if (rails_.size() > 1) {  // which is near depends on where the memory is
-    const Range& next = operation.left.back();
-    const Slice& slice = operation.transfer->slices[next.slice];
-    operation.regions.MoveTo(regions_, slice, slice.local + next.offset);
-  }
-  while (const std::optional<std::size_t> place = rails_.Choose(operation)) {
+  const Range next = operation.left.back();
+  const Slice& slice = operation.transfer->slices[next.slice];
+  while (const std::optional<std::size_t> place = Choose(operation, slice, next.offset)) {
     if (const std::size_t count = Cut(operation, rails_[*place]); count > 0)
       return PostChain(operation, *place, count);
     operation.cannot.resize(rails_.size());
@@ -71,10 +76,10 @@ RequestPoster::Outcome RequestPoster::PostChain(Operation& operation, std::size_
 
 bool RequestPoster::PostWhole(Operation& operation) {
   const Transfer& transfer = *operation.transfer;
-  const bool may_be = transfer.slices.size() == 1 && transfer.total_bytes > 0 &&
-                      rails_.size() == 1 && rails_[0].HasRoom();
-  if (!may_be) return false;
-  Rail& rail = rails_[0];
+  if (transfer.slices.size() != 1 || transfer.total_bytes == 0) return false;
+  const std::optional<std::size_t> place = Choose(operation, transfer.slices.front(), 0);
+  if (!place) return false;
+  Rail& rail = rails_[*place];
   const RequestLimits limits{rail.device().rank(), rail.peer_device(), 1,
                              rail.pace().piece_bytes()};
   Request& request = chain_.front();
@@ -82,6 +87,7 @@ bool RequestPoster::PostWhole(Operation& operation) {
   request.piece.operation = &operation;
   if (!rail.PostOne(transfer.direction, request)) return false;
   operation.pieces = 1;
+  whole_rail_ = &rail;
   return true;
 }
 

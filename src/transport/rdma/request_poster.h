@@ -30,14 +30,16 @@ class RequestPoster {
   [[nodiscard]] Outcome PostNext(Operation& operation);
   [[nodiscard]] const Refusal& refusal() const noexcept { return refusal_; }
 
-  /// What most short transfers are, without what others need: one request on the only rail, at
-  /// once. Then StampWhole(), before anything else. False: it is not that, or the device has
+  /// What most short transfers are, without what others need: one request, at once. Then
+  /// StampWhole(), before anything else. False: it is not that, no rail has room, or the device has
   /// refused it, and nothing was done.
   [[nodiscard]] bool PostWhole(Operation& operation);
   /// When that was posted: looking at the clock need not hold it up.
-  void StampWhole(Instant when) noexcept { rails_[0].Stamp(1, when); }
+  void StampWhole(Instant when) noexcept { whole_rail_->Stamp(1, when); }
 
  private:
+  [[nodiscard]] std::optional<std::size_t> Choose(Operation& operation, const Slice& slice,
+                                                  std::uint64_t offset) const;
   [[nodiscard]] std::uint64_t PieceBytesFor(const Operation& operation, const Rail& rail);
   [[nodiscard]] std::size_t Cut(Operation& operation, const Rail& rail);
   [[nodiscard]] Outcome PostChain(Operation& operation, std::size_t place, std::size_t count);
@@ -47,6 +49,7 @@ class RequestPoster {
   TurnClock& turn_;
   std::array<Request, kChainMax> chain_;  // of the post in progress
   WholeCutter whole_;
+  Rail* whole_rail_ = nullptr;  // of the last PostWhole()
   Refusal refusal_;
 };
 
