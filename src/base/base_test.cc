@@ -133,7 +133,7 @@ TEST(LightMutex, KeepsOthersOutAndWakesThem) {
       count = before + 1;
       mutex.unlock();
     }
-    const std::lock_guard lock(mutex);
+    const LightLock lock(mutex);
     at_work -= 1;
     all_are_done.notify_all();
   };

@@ -4,10 +4,11 @@
 
 #include <atomic>
 #include <cstdint>
+#include <mutex>
 
 namespace mooncake {
 
-/// Sleeps in the kernel where it is taken; not recursive, not fair. For std::lock_guard,
+/// Sleeps in the kernel where it is taken; not recursive, not fair. For LightLock,
 /// std::unique_lock and std::condition_variable_any. The three states are those of U. Drepper,
 /// "Futexes Are Tricky" (2011), mutex2.
 class LightMutex {
@@ -37,6 +38,22 @@ class LightMutex {
   void Wait() noexcept;
   void Wake() noexcept;
   std::atomic<std::uint32_t> state_ = kFree;
+};
+
+/// std::lock_guard<LightMutex>, which is a call of its own where the compiler has inlined enough.
+class LightLock {
+ public:
+  [[gnu::always_inline]] explicit LightLock(LightMutex& mutex) noexcept : mutex_(mutex) {
+    mutex_.lock();
+  }
+  /// The caller has it already.
+  [[gnu::always_inline]] LightLock(LightMutex& mutex, std::adopt_lock_t) noexcept : mutex_(mutex) {}
+  [[gnu::always_inline]] ~LightLock() { mutex_.unlock(); }
+  LightLock(const LightLock&) = delete;
+  LightLock& operator=(const LightLock&) = delete;
+
+ private:
+  LightMutex& mutex_;
 };
 
 }  // namespace mooncake

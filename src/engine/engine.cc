@@ -235,8 +235,8 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
   }
 
   // After Run() or TryRun().
-  void HasEnded(PeerImpl& peer, const PathChoice& choice, const Transfer& transfer, Instant begin,
-                Status& status) {
+  [[gnu::always_inline]] void HasEnded(PeerImpl& peer, const PathChoice& choice,
+                                       const Transfer& transfer, Instant begin, Status& status) {
     if (status && peer.is_connected()) return Record(choice, transfer, begin);
     // A mapping outlives its owner: bytes that were written into a dead process are nowhere.
     if (status) status = Fail(ErrorId::kPeerGone, Describe(peer.identity()));
@@ -246,6 +246,11 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
   void Record(const PathChoice& choice, const Transfer& transfer, Instant begin) {
     choice.slot->Record(transfer.total_bytes,
                         begin == Instant{} ? Duration::zero() : world.clock.Now() - begin);
+  }
+
+  [[gnu::noinline]] Status RunAsBatch(const PeerPtr& peer, Direction direction,
+                                      std::span<const Copy> copies, const BatchOptions& options) {
+    return Submit(peer, direction, {copies.begin(), copies.end()}, options)->Wait();
   }
 
   // What a transfer says about its path. `begin` may be unknown.
@@ -555,11 +560,11 @@ Result<PeerPtr> Engine::ConnectNow(const std::string& label, Instant deadline) {
   return Await(impl_->world.control, Connect(label, deadline));
 }
 
-Status Engine::Run(const PeerPtr& peer, Direction direction, std::span<const Copy> copies,
-                   const BatchOptions& options) {
+[[gnu::hot]] Status Engine::Run(const PeerPtr& peer, Direction direction,
+                                std::span<const Copy> copies, const BatchOptions& options) {
   auto& known = static_cast<PeerImpl&>(*peer);
   // The caller's own thread does everything, if a path is ready that allows it.
-  if (!options.notify && known.is_connected() && !impl_->closed) {
+  if (!options.notify && known.is_connected() && !impl_->closed) [[likely]] {
     LocalPins pins(*regions());
     MC_TRY_STATUS(pins.Hold(copies));
     Transfer transfer = Summarise(direction, copies);
@@ -570,13 +575,14 @@ Status Engine::Run(const PeerPtr& peer, Direction direction, std::span<const Cop
     const PathChoice choice = known.Choose(transfer);
     const Instant begin = impl_->BeginOf(transfer);
     std::optional<Status> status = choice.path ? choice.path->TryRun(transfer) : std::nullopt;
-    if (status) {
+    if (status) [[likely]] {
       impl_->HasEnded(known, choice, transfer, begin, *status);
-      if (*status) return {};
+      if (*status) [[likely]]
+        return {};
       if (!MayHeal(status->error())) return std::move(*status);
     }
   }
-  return Submit(peer, direction, std::vector<Copy>(copies.begin(), copies.end()), options)->Wait();
+  return impl_->RunAsBatch(peer, direction, copies, options);
 }
 
 std::shared_ptr<Batch> Engine::Submit(const PeerPtr& peer, Direction direction,

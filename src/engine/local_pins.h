@@ -62,7 +62,7 @@ class LocalPins {
     return Held(*others_.insert(after, std::move(pin)));
   }
 
-  Status Held(const PinnedRange& pin) {
+  [[gnu::always_inline]] Status Held(const PinnedRange& pin) {
     around_ = pin.bytes();
     on_gpu_ = on_gpu_ || (regions_.has_gpu_regions() && pin.on_gpu());
     return {};

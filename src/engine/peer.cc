@@ -206,7 +206,7 @@ void PeerImpl::OpenNow(std::string_view transport) {
   }
 }
 
-PathChoice PeerImpl::Choose(const Transfer& transfer) const {
+[[gnu::hot]] PathChoice PeerImpl::Choose(const Transfer& transfer) const {
   std::shared_ptr<const PathChoices> paths;
   {
     const std::lock_guard lock(paths_lock_);

@@ -26,7 +26,7 @@ namespace mooncake {
   const RegionInfo* const region = transfer.region;
   if (transfer.slices.size() == 1 && region != nullptr &&
       Allows(region->access, WantedAccess(transfer.direction)) &&
-      HasRange(*region, transfer.slices.front()))
+      HasRange(*region, transfer.slices.front())) [[likely]]
     return {};
   return CheckSlices(transfer, regions);
 }

@@ -51,8 +51,13 @@ class OperationList {
                                                          const Transfer& transfer) {
     const bool is_free =
         spare_ && !spare_->held.load(std::memory_order_acquire) && spare_.use_count() == 1;
-    OperationPtr operation = is_free ? std::move(spare_) : std::make_shared<Operation>();
-    if (is_free) operation->Renew();
+    OperationPtr operation;
+    if (is_free) [[likely]] {
+      operation = std::move(spare_);
+      operation->Renew();
+    } else {
+      operation = std::make_shared<Operation>();
+    }
     operation->transfer = &transfer;
     operation->regions.Renew(regions);
     return operation;

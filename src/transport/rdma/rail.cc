@@ -49,7 +49,7 @@ Status Rail::Post(Direction direction, std::span<Request> chain, std::size_t& ac
   return Fail(ErrorId::kRdmaCall, fmt::format("ibv_post_send on {}", device().name()), failure);
 }
 
-bool Rail::PostOne(Direction direction, Request& request) {
+[[gnu::hot]] bool Rail::PostOne(Direction direction, Request& request) {
   Enqueue(direction, request, nullptr);
   ibv_send_wr* bad = nullptr;
   if (device().verbs().PostSend(pair_.pair.get(), &request.work, &bad) == 0) return true;
@@ -81,7 +81,7 @@ Result<bool> Rail::Send(std::string_view message, Outbox::Answered answered, Ins
   return true;
 }
 
-inline void Rail::Complete(std::uint64_t up_to, Clock& clock, Polled& polled) {
+[[gnu::hot]] inline void Rail::Complete(std::uint64_t up_to, Clock& clock, Polled& polled) {
   std::uint64_t bytes = 0;
   for (; !is_idle() && first_ <= up_to; ++first_) {
     const Piece& piece = At(first_).piece;
@@ -95,7 +95,7 @@ inline void Rail::Complete(std::uint64_t up_to, Clock& clock, Polled& polled) {
   pace_.Measure(polled.when);
 }
 
-void Rail::Poll(Clock& clock, Polled& polled) {
+[[gnu::hot]] void Rail::Poll(Clock& clock, Polled& polled) {
   constexpr int kBatch = 16;
   std::array<ibv_wc, kBatch> completions;
   for (int count = kBatch; count == kBatch && is_awaited() && !polled.failed;) {
@@ -108,11 +108,11 @@ void Rail::Poll(Clock& clock, Polled& polled) {
     }
     for (int i = 0; i < count; ++i) {
       const ibv_wc& completion = completions[static_cast<std::size_t>(i)];
-      if (completion.wr_id == kReceiveId) {
+      if (completion.wr_id == kReceiveId) [[unlikely]] {
         Receive(completion, clock, polled);
         continue;
       }
-      if (completion.status == IBV_WC_SUCCESS) {
+      if (completion.status == IBV_WC_SUCCESS) [[likely]] {
         Complete(completion.wr_id, clock, polled);
         continue;
       }

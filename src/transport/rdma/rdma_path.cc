@@ -190,7 +190,7 @@ void RdmaPath::Close() noexcept {
 
 // ---- regions ----
 
-std::optional<Duration> RdmaPath::Estimate(const Transfer& transfer) const {
+[[gnu::hot]] std::optional<Duration> RdmaPath::Estimate(const Transfer& transfer) const {
   const bool some_cannot = some_cannot_ || regions_.local().has_failed();
   if (some_cannot && !regions_.CanBeCarried(transfer)) return std::nullopt;
   return cost_.Estimate(transfer);
@@ -287,53 +287,52 @@ Status RdmaPath::Run(const Transfer& transfer) {
               "it was not prepared, or its queue pairs were given away since");
 }
 
-std::optional<Status> RdmaPath::TryRun(const Transfer& transfer) {
+[[gnu::hot]] std::optional<Status> RdmaPath::TryRun(const Transfer& transfer) {
   const CallGate::Pass pass(callers_);
-  if (Status checked = CheckTransfer(transfer, *peer_->regions); !checked) return checked;
+  if (Status checked = CheckTransfer(transfer, *peer_->regions); !checked) [[unlikely]]
+    return checked;
   OperationPtr operation;
   {
     const Lock lock(mutex_);
-    if (failure_) return Fail(*failure_);
-    if (parked_) return std::nullopt;
+    if (failure_) [[unlikely]]
+      return Fail(*failure_);
+    if (parked_) [[unlikely]]
+      return std::nullopt;
     operation = operations_.Make(regions_, transfer);
     // What need not come before the request is posted comes while it is on its way.
     const bool is_posted = !IsCancelled(transfer) && poster_.PostWhole(*operation);
-    if (!is_posted && !regions_.AreKnown(transfer)) return std::nullopt;
+    if (!is_posted && !regions_.AreKnown(transfer)) [[unlikely]]
+      return std::nullopt;
     const Instant now = world_.clock.Now();
     const bool is_late = now >= transfer.deadline;
-    if (!is_posted && is_late) return Fail(ErrorId::kDeadline, "a transfer over rdma");
+    if (!is_posted && is_late) [[unlikely]]
+      return Fail(ErrorId::kDeadline, "a transfer over rdma");
     Begin(operation, now, lock);
     operation->held.store(true, std::memory_order_relaxed);
-    if (is_posted) {
+    if (is_posted) [[likely]] {
       poster_.StampWhole(now);
     } else {
       LeaveAll(*operation, lock);
     }
-    if (is_late) Expire(*operation, lock);
+    if (is_late) [[unlikely]]
+      Expire(*operation, lock);
     Progress(lock, now);
-    if (transfer.total_bytes == 0) ReportIfEnded(*operation, lock);
+    if (transfer.total_bytes == 0) [[unlikely]]
+      ReportIfEnded(*operation, lock);
   }
   if (!operation->ended) Spin(*operation);
-  if (!operation->ended) {
-    const Lock lock(mutex_);
-    LeaveToEvents(lock);
-    if (!operation->ended) Watch();
-    const auto has_ended = [&operation] { return operation->ended.load(); };
-    if (!Sleep(has_ended, transfer.deadline, lock)) {
-      Expire(*operation, lock);
-      if (!Sleep(has_ended, After(world_.clock.Now(), kGrace), lock)) Tear(*operation, lock);
-    }
-  }
+  if (!operation->ended) AwaitEnd(*operation);
   const struct Release {
     ~Release() { held.store(false, std::memory_order_release); }
     std::atomic<bool>& held;
   } release{operation->held};
-  if (*operation->outcome) return std::optional<Status>(std::in_place);
+  if (*operation->outcome) [[likely]]
+    return std::optional<Status>(std::in_place);
   return std::move(operation->outcome);
 }
 
 // A short transfer is over sooner than a sleeping thread would be woken.
-void RdmaPath::Spin(const Operation& operation) {
+[[gnu::hot]] void RdmaPath::Spin(const Operation& operation) {
   const Duration round_trip(round_trip_.load(std::memory_order_relaxed));
   if (operation.transfer->total_bytes > kShortBytes) return;
   // Whoever always sleeps never learns that looking would pay, so it looks now and then.
@@ -348,6 +347,16 @@ void RdmaPath::Spin(const Operation& operation) {
     }
     if (polls % kPollsPerLook == 0 && world_.clock.Now() >= end) return;
   }
+}
+
+void RdmaPath::AwaitEnd(Operation& operation) {
+  const Lock lock(mutex_);
+  LeaveToEvents(lock);
+  if (!operation.ended) Watch();
+  const auto has_ended = [&operation] { return operation.ended.load(); };
+  if (Sleep(has_ended, operation.transfer->deadline, lock)) return;
+  Expire(operation, lock);
+  if (!Sleep(has_ended, After(world_.clock.Now(), kGrace), lock)) Tear(operation, lock);
 }
 
 void RdmaPath::Start(const Transfer& transfer, std::function<void(Status)> done) {
@@ -419,7 +428,7 @@ void RdmaPath::Settle(Operation& operation, Status status, const Lock& lock) {
   ReportIfEnded(operation, lock);
 }
 
-void RdmaPath::ReportIfEnded(Operation& operation, const Lock&) {
+[[gnu::hot]] void RdmaPath::ReportIfEnded(Operation& operation, const Lock&) {
   if (operation.ended || operation.pieces > 0) return;
   if (!operation.outcome) {
     if (!operation.left.empty() || operation.unconfirmed > 0) return;
@@ -527,7 +536,7 @@ bool RdmaPath::PostNext(Operation& operation, const Lock& lock) {
 
 // Its parts have no other caller: as calls they would cost some 50 instructions of a short
 // transfer.
-void RdmaPath::Progress(const Lock& lock, Instant now) {
+[[gnu::hot]] void RdmaPath::Progress(const Lock& lock, Instant now) {
   turn_.Begin(now);
   for (bool has_polled = false;; has_polled = true) {
     if (some_left_) PostAll(lock);

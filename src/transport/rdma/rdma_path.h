@@ -72,11 +72,13 @@ class RdmaPath final : public Path, public std::enable_shared_from_this<RdmaPath
   void Close() noexcept override;
 
  private:
-  using Lock = std::lock_guard<LightMutex>;
+  using Lock = LightLock;
   void Begin(const OperationPtr& operation, Instant now, const Lock& lock);
   /// All of it is still to be posted.
   void LeaveAll(Operation& operation, const Lock& lock);
   void Spin(const Operation& operation);
+  /// Asleep, not far beyond its deadline.
+  void AwaitEnd(Operation& operation);
   template <class IsOver>
   bool Sleep(IsOver is_over, Instant until, const Lock& lock);
   /// A turn: posts what there is room for, polls, reports what has ended, and posts into the room
@@ -85,22 +87,22 @@ class RdmaPath final : public Path, public std::enable_shared_from_this<RdmaPath
   void Poll(const Lock& lock);
   void PostAll(const Lock& lock);
   [[nodiscard]] bool PostNext(Operation& operation, const Lock& lock);
-  void Break(std::size_t place, const std::string& reason, const Lock& lock);
+  [[gnu::cold]] void Break(std::size_t place, const std::string& reason, const Lock& lock);
   void Confirm(std::uint64_t rail, std::vector<OperationPtr> touched);
   void Settle(Operation& operation, Status status, const Lock& lock);
   void ReportIfEnded(Operation& operation, const Lock& lock);
   /// Its deadline has passed: nothing more of it is posted.
-  void Expire(Operation& operation, const Lock& lock);
+  [[gnu::cold]] void Expire(Operation& operation, const Lock& lock);
   /// What is posted of it ends now, with the rails that carry it.
-  void Tear(const Operation& operation, const Lock& lock);
+  [[gnu::cold]] void Tear(const Operation& operation, const Lock& lock);
   /// Whether anything is on its way.
   [[nodiscard]] bool IsAwaited(const Lock& lock) const;
   void LeaveToEvents(const Lock& lock);
   void Watch();
   void Look();
-  void FailAll(const Error& cause, const Lock& lock);
+  [[gnu::cold]] void FailAll(const Error& cause, const Lock& lock);
   void BreakLate(const Lock& lock);
-  void Blame(const Piece& culprit, ibv_wc_status status, const Lock& lock);
+  [[gnu::cold]] void Blame(const Piece& culprit, ibv_wc_status status, const Lock& lock);
 
   World& world_;
   const std::shared_ptr<const PeerInfo> peer_;

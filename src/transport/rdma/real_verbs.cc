@@ -239,7 +239,7 @@ class RealVerbs final : public Verbs {
     return 0;
   }
   int ReqNotifyCq(ibv_cq* cq) override { return ::ibv_req_notify_cq(cq, 0); }
-  int PollCq(ibv_cq* cq, int count_max, ibv_wc* completions) override {
+  [[gnu::hot]] int PollCq(ibv_cq* cq, int count_max, ibv_wc* completions) override {
     return ::ibv_poll_cq(cq, count_max, completions);
   }
 
@@ -250,7 +250,7 @@ class RealVerbs final : public Verbs {
     return library_.modify_qp(qp, &attributes, mask);
   }
   int DestroyQp(ibv_qp* qp) override { return library_.destroy_qp(qp); }
-  int PostSend(ibv_qp* qp, ibv_send_wr* chain, ibv_send_wr** bad) override {
+  [[gnu::hot]] int PostSend(ibv_qp* qp, ibv_send_wr* chain, ibv_send_wr** bad) override {
     return ::ibv_post_send(qp, chain, bad);
   }
   int PostRecv(ibv_qp* qp, ibv_recv_wr* chain, ibv_recv_wr** bad) override {

@@ -89,8 +89,8 @@ bool WholeCutter::Find(const PathRegions& regions, const Slice& slice,
          at_.remote.Contains(slice.offset, slice.length_bytes);
 }
 
-bool WholeCutter::Cut(const PathRegions& regions, const Transfer& transfer,
-                      const RequestLimits& limits, Request& request) {
+[[gnu::hot]] bool WholeCutter::Cut(const PathRegions& regions, const Transfer& transfer,
+                                   const RequestLimits& limits, Request& request) {
   const Slice& slice = transfer.slices.front();
   if (slice.length_bytes > limits.length_bytes_max) return false;
   if (!Covers(regions.version(), slice, limits) &&

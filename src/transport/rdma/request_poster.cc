@@ -74,7 +74,7 @@ RequestPoster::Outcome RequestPoster::PostChain(Operation& operation, std::size_
   return Outcome::kRefused;
 }
 
-bool RequestPoster::PostWhole(Operation& operation) {
+[[gnu::hot]] bool RequestPoster::PostWhole(Operation& operation) {
   const Transfer& transfer = *operation.transfer;
   if (transfer.slices.size() != 1 || transfer.total_bytes == 0) return false;
   const std::optional<std::size_t> place = Choose(operation, transfer.slices.front(), 0);
