@@ -37,13 +37,14 @@ class ConversationTrace(unittest.TestCase):
         print(done.stdout, flush=True)
         self.assertEqual((result["answered"], result["right"], result["failed"], result["wrong"]), (REQUESTS, REQUESTS, 0, 0))
 
-        # The caches hold nearly all of the trace, and two prefill instances share the prompts: hits are near what a single
-        # cache that never forgets would give, and not above it.
+        # The caches hold nearly all of the trace, and two prefill instances share the prompts: hits are below what a single
+        # cache that never forgets would give. The partner that will be ready first is taken, so a busy machine has fewer: 0.73
+        # to 0.77 of it were seen, and 0.54 where partners are chosen without a look at what they have cached.
         ideal = result["prefix_hit_ratio_ideal"]
         self.assertLessEqual(result["prefix_hit_ratio"], ideal + 1e-9)
         if REQUESTS == 2000:
             self.assertAlmostEqual(ideal, 0.2941, places=3)
-            self.assertGreater(result["prefix_hit_ratio"], 0.75 * ideal)
+            self.assertGreater(result["prefix_hit_ratio"], 0.65 * ideal)
 
         # Bytes add up: what was not at the decode side already has moved, and nothing else.
         tokens = result["prompt_tokens"] * (1 - result["decode_hit_ratio"])
