@@ -1,6 +1,5 @@
 #include "base/real_world.h"
 
-#include <dlfcn.h>
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <time.h>
@@ -15,6 +14,7 @@
 #include <future>
 #include <thread>
 
+#include "base/dynamic_library.h"
 #include "base/real_network.h"
 #include "base/worker.h"
 
@@ -52,9 +52,10 @@ using ClockGetTime = int (*)(clockid_t, timespec*);
 
 // The kernel's code in this process, vdso(7), without the calls of libc around it.
 ClockGetTime FindClockGetTime() noexcept {
-  void* const vdso = ::dlopen("linux-vdso.so.1", RTLD_LAZY | RTLD_NOLOAD);
-  void* const found = vdso == nullptr ? nullptr : ::dlsym(vdso, "__vdso_clock_gettime");
-  return found == nullptr ? &::clock_gettime : reinterpret_cast<ClockGetTime>(found);
+  const DynamicLibrary vdso{::dlopen("linux-vdso.so.1", RTLD_LAZY | RTLD_NOLOAD)};
+  ClockGetTime found = nullptr;
+  const bool is_there = vdso.handle != nullptr && vdso.Take(found, "__vdso_clock_gettime");
+  return is_there ? found : &::clock_gettime;
 }
 
 class RealClock final : public Clock {
