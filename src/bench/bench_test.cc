@@ -36,6 +36,17 @@ TEST(BenchRows, CallsOfOneRangeRotateThroughAllOfTheArea) {
   }
 }
 
+TEST(BenchRows, ARowThatStaysHasOnePlace) {
+  BenchRow row = (*SelectRows("256x64KiB"))[0];
+  row.stays = true;
+  const BenchLayout layout(row, kAreaBytes);
+  EXPECT_EQ(layout.positions(), 1U);
+  for (std::uint32_t i = 0; i < row.ranges; ++i) {
+    EXPECT_EQ(layout.At(0, i).local, 0U);
+    EXPECT_EQ(layout.At(0, i).remote, 0U);
+  }
+}
+
 TEST(BenchRows, ShrinkingKeepsTheShape) {
   const BenchRow row = Shrink((*SelectRows("65536x4KiB"))[0], 1 << 20);
   EXPECT_EQ(row.range_bytes, 4096U);

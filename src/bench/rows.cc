@@ -181,6 +181,10 @@ BenchLayout::BenchLayout(const BenchRow& row, std::uint64_t area_bytes) : ranges
   if (ranges_ == 1 && row.range_bytes < kPageBytes) slot_bytes_ = kPageBytes + kLineBytes;
   positions_ = area_bytes / (slot_bytes_ * ranges_);
   MC_ASSERT(positions_ > 0);
+  if (row.stays) {
+    positions_ = 1;
+    slot_bytes_ = 0;
+  }
   // About the golden section: neighbours there come from far apart here.
   step_ = std::max<std::uint32_t>(1, static_cast<std::uint32_t>(ranges_ * 0.618));
   while (std::gcd(step_, ranges_) != 1) step_ += 1;

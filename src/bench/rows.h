@@ -53,6 +53,7 @@ struct BenchRow {
   std::uint32_t threads;
   bool paced;  ///< A pause before each call: everybody sleeps when it begins.
   std::array<BenchGoal, kBenchTransports.size()> goals;  ///< By BenchTransport.
+  bool stays = false;  ///< Every range of every call lies at one place.
   [[nodiscard]] std::uint64_t bytes() const noexcept { return range_bytes * ranges; }
   [[nodiscard]] const BenchGoal& goal(BenchTransport transport) const noexcept {
     return goals[static_cast<std::size_t>(transport)];
@@ -69,7 +70,7 @@ struct BenchRow {
 [[nodiscard]] Result<std::vector<BenchTransport>> SelectTransports(std::string_view list);
 
 /// Where in its area each call of a row copies. Calls take one position after the other, all of the
-/// area in turn, so that little of it is in a cache when its turn comes.
+/// area in turn, so that little of it is in a cache when its turn comes; a row that stays has one.
 class BenchLayout {
  public:
   struct Range {

@@ -105,7 +105,7 @@ class TransferBench {
   Result<pb::BenchReply> Ask(BenchAction action, BenchAreaKind area);
   Result<double> CpuSeconds();
   Status Connect(Initiator& initiator);
-  Result<BenchEntry> Measure(Initiator& initiator, const BenchRow& row, Direction direction);
+  Result<BenchEntry> Measure(Initiator& initiator, BenchRow row, Direction direction);
   Result<std::unique_ptr<BenchCall>> PrepareLimit(BenchLimit limit, const BenchRow& row,
                                                   Direction direction);
   Result<Sample> Stretch(BenchCall& call, const BenchRow& row, std::uint32_t threads,
@@ -346,25 +346,24 @@ Status TransferBench::Verify(const EngineCall& call, const BenchRow& row, Direct
   return {};
 }
 
-Result<BenchEntry> TransferBench::Measure(Initiator& initiator, const BenchRow& row,
-                                          Direction direction) {
+Result<BenchEntry> TransferBench::Measure(Initiator& initiator, BenchRow row, Direction direction) {
   const BenchAreaKind area =
       initiator.transport == BenchTransport::kShm ? BenchAreaKind::kMapped : BenchAreaKind::kUser;
   const bool writes = direction == Direction::kWrite;
   const RegionId region{area == BenchAreaKind::kMapped ? there_.mapped_region()
                                                        : there_.user_region()};
-  EngineCall ours(world_.clock, initiator.node->engine(), initiator.peer, row, direction,
-                  writes ? source_->bytes() : landing_->bytes(), region);
   BenchGoal goal = row.goal(initiator.transport);
   if (goal.limit == BenchLimit::kVerbs && !perftest_) goal = {};
+  // perftest moves the same bytes again and again, which are always at hand.
+  row.stays = goal.limit == BenchLimit::kVerbs;
+  EngineCall ours(world_.clock, initiator.node->engine(), initiator.peer, row, direction,
+                  writes ? source_->bytes() : landing_->bytes(), region);
   MC_TRY(const std::unique_ptr<BenchCall> bare, PrepareLimit(goal.limit, row, direction));
   next_.clear();
   MC_TRY_STATUS(ours.Run(0));  // maps, makes the ring
 
   const int phases = goal.limit == BenchLimit::kNone ? 1 : 2;
   const Duration stretch = options_.duration / (options_.rounds * phases);
-  // perftest moves the same bytes each time: where they lie is always at hand.
-  const std::size_t positions = goal.limit == BenchLimit::kVerbs ? 1 : ours.positions();
   Sample all;
   std::vector<double> values;
   std::vector<double> gbps;
@@ -384,7 +383,7 @@ Result<BenchEntry> TransferBench::Measure(Initiator& initiator, const BenchRow& 
       ours.ForgetVisits();
     }
     ours.Extend(After(world_.clock.Now(), kCallTimeout));
-    MC_TRY(Sample sample, Stretch(ours, row, row.threads, positions, stretch));
+    MC_TRY(Sample sample, Stretch(ours, row, row.threads, ours.positions(), stretch));
     values.push_back(sample.Value(row.metric));
     gbps.push_back(sample.Value(BenchMetric::kThroughput));
     if (!limits.empty()) ratios.push_back(Ratio(row.metric, values.back(), limits.back()));
