@@ -8,10 +8,10 @@ namespace {
 // So long a piece takes on its link at most.
 constexpr double kPieceNanoseconds = 4e6;
 constexpr std::uint64_t kPieceBytesMax = 1 << 20;
-constexpr double kLongPieceNanoseconds = 64e6;
+constexpr double kLongPieceNanoseconds = 48e6;
 constexpr std::uint64_t kPieceBytesMin = 64 << 10;  // they are multiples of it
 // So much is posted ahead: a millisecond, and on slower links what long pieces need to follow each
-// other, as far as that is no matter of tens of milliseconds.
+// other. One of them at least: the next is posted while it is on its way.
 constexpr double kWindowNanoseconds = 1e6;
 constexpr double kLongWindowNanoseconds = 16e6;
 constexpr std::uint64_t kWindowBytesMin = 4 << 20;
@@ -45,8 +45,8 @@ void LinkPace::Fit() noexcept {
   piece_bytes_ = std::min(fitted(kPieceNanoseconds), kPieceBytesMax);
   long_piece_bytes_ = fitted(kLongPieceNanoseconds);
   window_bytes_ =
-      std::max(BytesIn(kWindowNanoseconds),
-               std::clamp(BytesIn(kLongWindowNanoseconds), kWindowBytesMin, kLongWindowBytesMax));
+      std::max({BytesIn(kWindowNanoseconds), long_piece_bytes_ + 1,
+                std::clamp(BytesIn(kLongWindowNanoseconds), kWindowBytesMin, kLongWindowBytesMax)});
 }
 
 std::uint64_t LinkPace::BytesIn(double nanoseconds) const noexcept {

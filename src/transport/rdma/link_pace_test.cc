@@ -23,20 +23,28 @@ TEST(LinkPace, PostsAMillisecondAhead) {
   EXPECT_EQ(LinkPace(0.1, kPieceMax).window_bytes(), 4 * kMi);
 }
 
+// Else the link would run dry between any two pieces.
+TEST(LinkPace, LeavesRoomForAPieceBehindALongOne) {
+  for (const double rate : {0.01, 0.1, 0.15, 0.25, 0.5, 2.0, 50.0}) {
+    const LinkPace pace(rate, kPieceMax);
+    EXPECT_GT(pace.window_bytes(), pace.PieceBytesFor(100 * kMi, 0, 1h)) << rate;
+  }
+}
+
 TEST(LinkPace, MakesLongPiecesOfAShareThatIsLarge) {
   const LinkPace fast(50, kPieceMax);
   EXPECT_EQ(fast.PieceBytesFor(100 * kMi, 0, kNever - Instant{}), kPieceMax);
   EXPECT_EQ(fast.PieceBytesFor(3 * kMi + 5, 0, 1h), 3 * kMi);
   EXPECT_EQ(fast.PieceBytesFor(5, 0, 1h), kMi);
   const LinkPace slow(0.1, kPieceMax);
-  EXPECT_EQ(slow.PieceBytesFor(100 * kMi, 0, 1h), 97 * 64U << 10);  // 64 ms, rounded
+  EXPECT_EQ(slow.PieceBytesFor(100 * kMi, 0, 1h), 73 * 64U << 10);  // 48 ms, rounded
   EXPECT_EQ(LinkPace(50, 4096).PieceBytesFor(100 * kMi, 0, 1h), 4096U);
 }
 
 TEST(LinkPace, MakesPiecesLongThatEndInTimeOnly) {
   const LinkPace pace(0.1, kPieceMax);
-  EXPECT_EQ(pace.PieceBytesFor(100 * kMi, 0, 32ms), 48 * 64U << 10);
-  EXPECT_EQ(pace.PieceBytesFor(100 * kMi, kMi, 32ms), 32 * 64U << 10);
+  EXPECT_EQ(pace.PieceBytesFor(100 * kMi, 0, 16ms), 24 * 64U << 10);
+  EXPECT_EQ(pace.PieceBytesFor(100 * kMi, kMi, 24ms), 20 * 64U << 10);
   EXPECT_EQ(pace.PieceBytesFor(100 * kMi, 4 * kMi, 32ms), 384U << 10);
   EXPECT_EQ(pace.PieceBytesFor(100 * kMi, 0, -1ms), 384U << 10);
 }
