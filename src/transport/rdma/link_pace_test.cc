@@ -20,7 +20,7 @@ TEST(LinkPace, FitsPiecesToTheLink) {
 TEST(LinkPace, PostsAMillisecondAhead) {
   EXPECT_EQ(LinkPace(50, kPieceMax).window_bytes(), 50'000'000U);
   EXPECT_EQ(LinkPace(2, kPieceMax).window_bytes(), 16 * kMi);  // two long pieces
-  EXPECT_EQ(LinkPace(0.1, kPieceMax).window_bytes(), 4 * kMi);
+  EXPECT_EQ(LinkPace(0.05, kPieceMax).window_bytes(), 4 * kMi);
 }
 
 // Else the link would run dry between any two pieces.
