@@ -281,6 +281,7 @@ Result<Sample> TransferBench::Loop(BenchCall& call, const BenchRow& row, std::si
 
 Result<Sample> TransferBench::Stretch(BenchCall& call, const BenchRow& row, std::uint32_t threads,
                                       std::size_t positions, Duration duration) {
+  MC_ASSERT(threads <= positions);  // each begins at its own
   while (next_.size() < threads) next_.push_back(next_.size());
   while (workers_.size() + 1 < threads) workers_.push_back(world_.threads.MakeWorker());
   MC_TRY(const double cpu_before, CpuSeconds());
