@@ -63,28 +63,13 @@ Result<PerftestLimit> PerftestLimit::Open(World& world, std::string device) {
   return PerftestLimit(world, std::move(device), *gid);
 }
 
-Result<double> PerftestLimit::Measure(BenchMetric metric, Direction direction,
-                                      std::uint64_t range_bytes) const {
-  const bool latency = metric == BenchMetric::kLatency;
-  const std::string program = fmt::format(
-      "ib_{}_{}", direction == Direction::kWrite ? "write" : "read", latency ? "lat" : "bw");
-  const std::uint64_t iterations =
-      latency ? kPings : std::clamp(kBytes / range_bytes, kIterationsMin, kIterationsMax);
+Result<std::string> PerftestLimit::Run(const std::string& program,
+                                       std::vector<std::string> arguments) const {
   // It takes no port 0; ours is as likely as any to be free.
   constexpr std::uint64_t kPortFirst = 20000;
   constexpr std::uint64_t kPorts = 10000;
-  std::vector<std::string> arguments = {"-d",
-                                        device_,
-                                        "-x",
-                                        std::to_string(gid_),
-                                        "-F",
-                                        "-s",
-                                        std::to_string(range_bytes),
-                                        "-n",
-                                        std::to_string(iterations),
-                                        "-p",
-                                        std::to_string(kPortFirst + world_->random.Below(kPorts))};
-  if (!latency) arguments.emplace_back("--report_gbits");
+  arguments.insert(arguments.end(),
+                   {"-p", std::to_string(kPortFirst + world_->random.Below(kPorts))});
   MC_TRY(const std::unique_ptr<ChildProcess> server, ChildProcess::Start(program, arguments));
   arguments.emplace_back("127.0.0.1");
   std::string output;
@@ -93,10 +78,42 @@ Result<double> PerftestLimit::Measure(BenchMetric metric, Direction direction,
     Await(world_->control, world_->clock.SleepFor(world_->control, std::chrono::milliseconds(250)));
     MC_TRY(const std::unique_ptr<ChildProcess> client, ChildProcess::Start(program, arguments));
     output = ReadAll(*client);
+    if (output.find("Couldn't connect") == std::string::npos) break;
+  }
+  return output;
+}
+
+Result<PerftestFigure> PerftestLimit::Measure(BenchMetric metric, Direction direction,
+                                              std::uint64_t range_bytes) const {
+  const bool latency = metric == BenchMetric::kLatency;
+  const std::string program = fmt::format(
+      "ib_{}_{}", direction == Direction::kWrite ? "write" : "read", latency ? "lat" : "bw");
+  const std::uint64_t iterations =
+      latency ? kPings : std::clamp(kBytes / range_bytes, kIterationsMin, kIterationsMax);
+  std::vector<std::string> arguments = {"-d",
+                                        device_,
+                                        "-x",
+                                        std::to_string(gid_),
+                                        "-F",
+                                        "-s",
+                                        std::to_string(range_bytes),
+                                        "-n",
+                                        std::to_string(iterations)};
+  if (!latency) arguments.emplace_back("--report_gbits");
+  std::string output;
+  constexpr int kRuns = 3;  // it says 0 when it has not found out the rate of the processor's clock
+  for (int run = 0; run < kRuns; ++run) {
+    MC_TRY(output, Run(program, arguments));
+    const std::optional<double> figure = ParsePerftest(output, metric);
+    if (!figure) break;
+    if (*figure <= 0) continue;
     // ib_write_lat halves its round trip. A write that has been acknowledged has made a whole one.
     const double trips = latency && direction == Direction::kWrite ? 2 : 1;
-    if (const std::optional<double> figure = ParsePerftest(output, metric)) return trips * *figure;
-    if (output.find("Couldn't connect") == std::string::npos) break;
+    const double value = trips * *figure;
+    const double nanoseconds =
+        static_cast<double>(iterations) *
+        (latency ? 1e3 * value : static_cast<double>(range_bytes) / value);  // GB/s: bytes in one
+    return PerftestFigure{value, Duration(static_cast<std::int64_t>(nanoseconds))};
   }
   return Fail(ErrorId::kInternal, fmt::format("{} says: {}", program, output));
 }

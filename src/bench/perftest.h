@@ -5,10 +5,16 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "bench/rows.h"
 
 namespace mooncake {
+
+struct PerftestFigure {
+  double value;   ///< GB/s, or microseconds of one (a round trip: ib_write_lat prints half of it).
+  Duration took;  ///< What it is the average, or the median, of.
+};
 
 /// From one device to itself, as our two processes use it.
 class PerftestLimit {
@@ -16,13 +22,16 @@ class PerftestLimit {
   /// `device` as `mooncake topology` names it. kNotFound: the device is not there, or has no
   /// address that RoCE v2 can use.
   [[nodiscard]] static Result<PerftestLimit> Open(World& world, std::string device);
-  /// GB/s of requests of `range_bytes`, or microseconds of one (a round trip: ib_write_lat
-  /// prints half of it). Takes some seconds. kFileAccess: the program is not installed.
+  /// Of requests of `range_bytes`. Takes some seconds. kFileAccess: the program is not installed.
   /// kInternal: it says nothing that can be read.
-  [[nodiscard]] Result<double> Measure(BenchMetric metric, Direction direction,
-                                       std::uint64_t range_bytes) const;
+  [[nodiscard]] Result<PerftestFigure> Measure(BenchMetric metric, Direction direction,
+                                               std::uint64_t range_bytes) const;
 
  private:
+  /// What `program` says as a client of itself.
+  [[nodiscard]] Result<std::string> Run(const std::string& program,
+                                        std::vector<std::string> arguments) const;
+
   PerftestLimit(World& world, std::string device, int gid)
       : world_(&world), device_(std::move(device)), gid_(gid) {}
   World* world_;  // outlives it

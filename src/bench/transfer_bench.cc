@@ -214,7 +214,8 @@ void TransferBench::OpenPerftest(bool same_host) {
   Result<PerftestLimit> limit = Fail(ErrorId::kNotFound, "the peer is on another host");
   if (same_host) limit = PerftestLimit::Open(world_, options_.verbs_device);
   if (limit) {
-    const Result<double> tried = limit->Measure(BenchMetric::kLatency, Direction::kWrite, 8);
+    const Result<PerftestFigure> tried =
+        limit->Measure(BenchMetric::kLatency, Direction::kWrite, 8);
     if (!tried) limit = Fail(tried.error());
   }
   if (limit) {
@@ -371,9 +372,12 @@ Result<BenchEntry> TransferBench::Measure(Initiator& initiator, BenchRow row, Di
   std::vector<double> limits;
   std::vector<double> ratios;
   for (int round = 0; round < options_.rounds; ++round) {
+    Duration duration = stretch;
     if (goal.limit == BenchLimit::kVerbs) {
-      MC_TRY(const double limit, perftest_->Measure(row.metric, direction, row.range_bytes));
-      limits.push_back(limit);
+      MC_TRY(const PerftestFigure limit,
+             perftest_->Measure(row.metric, direction, row.range_bytes));
+      limits.push_back(limit.value);
+      duration = std::max(stretch, limit.took);  // what disturbs the machine disturbs both alike
     } else if (goal.limit != BenchLimit::kNone) {
       MC_TRY(Sample limit, Stretch(bare ? *bare : ours, row, 1, ours.positions(), stretch));
       limits.push_back(limit.Value(row.metric));
@@ -384,7 +388,7 @@ Result<BenchEntry> TransferBench::Measure(Initiator& initiator, BenchRow row, Di
       ours.ForgetVisits();
     }
     ours.Extend(After(world_.clock.Now(), kCallTimeout));
-    MC_TRY(Sample sample, Stretch(ours, row, row.threads, ours.positions(), stretch));
+    MC_TRY(Sample sample, Stretch(ours, row, row.threads, ours.positions(), duration));
     values.push_back(sample.Value(row.metric));
     gbps.push_back(sample.Value(BenchMetric::kThroughput));
     if (!limits.empty()) ratios.push_back(Ratio(row.metric, values.back(), limits.back()));

@@ -24,7 +24,8 @@ constexpr OptionSpec kOptions[] = {
      "be "
      "used."},
     {"seconds", "1", Unit::kNumber,
-     "Of each row, transport and direction, half of it for the limit."},
+     "Of each row, transport and direction, half of it for the limit; beside ib_write_bw at least "
+     "as long as that takes."},
     {"json", "", Unit::kText, "Write the results to this file too, as JSON."},
     {"tiny", "false", Unit::kFlag,
      "Little memory, short calls, once: whether it works, not how fast."},
