@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "base/log.h"
 #include "wire/messages.pb.h"
 
 namespace mooncake {
@@ -12,7 +13,9 @@ constexpr Duration kFetchTimeout = std::chrono::seconds(3);
 constexpr Duration kProbeTimeout = std::chrono::milliseconds(500);
 constexpr Duration kSuspicion = std::chrono::seconds(2);
 constexpr Duration kPause = std::chrono::milliseconds(100);
-constexpr std::size_t kAskedMax = 16;  // candidates asked for one request
+constexpr Duration kSilence = std::chrono::seconds(1);     // a request waits without a word
+constexpr Duration kSaidEvery = std::chrono::seconds(30);  // why requests wait
+constexpr std::size_t kAskedMax = 16;                      // candidates asked for one request
 
 }  // namespace
 
@@ -134,6 +137,7 @@ Task<Result<PeerPtr>> Partners::Choose(Role role, const std::vector<Chain>& page
   for (const Chain chain : page_ends) request.add_page_chains(static_cast<std::uint64_t>(chain));
   const std::string body = request.SerializeAsString();
   std::string reason;
+  const Instant begun = core_.world.clock.Now();
   for (;;) {
     if (core_.closing) co_return Fail(ErrorId::kClosed, "the instance stops");
     if (abandon->is_set())
@@ -188,8 +192,12 @@ Task<Result<PeerPtr>> Partners::Choose(Role role, const std::vector<Chain>& page
                            ToString(role));
     }
     if (last_error_) reason += "; " + last_error_->Text();
-    if (After(core_.world.clock.Now(), kPause) >= deadline)
-      co_return Fail(ErrorId::kNoPartner, reason);
+    const Instant now = core_.world.clock.Now();
+    if (After(now, kPause) >= deadline) co_return Fail(ErrorId::kNoPartner, reason);
+    if (candidates.empty() && now >= std::max(After(begun, kSilence), next_said_)) {
+      MC_LOG(warn, "a request waits for a partner: {}", reason);
+      next_said_ = After(now, kSaidEvery);
+    }
     stale_ = true;
     co_await core_.world.clock.SleepFor(core_.world.control, kPause);
   }

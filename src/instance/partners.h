@@ -54,6 +54,7 @@ class Partners {
   std::optional<Error> last_error_;
   std::map<InstanceId, Instant> suspects_;  // until when
   std::map<InstanceId, std::string> last_failures_;
+  Instant next_said_{};  // when the log may say again why requests wait
 };
 
 }  // namespace mooncake
