@@ -5,6 +5,7 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <immintrin.h>
 #endif
 
 namespace mooncake::internal {
@@ -27,19 +28,32 @@ std::uint32_t CopyThenCrc(std::byte* to, const std::byte* from, std::size_t leng
 }
 
 #if defined(__x86_64__)
-bool HasErms() {
+// `ebx_bit`: of the extended features, a constant of cpuid.h where it has a name.
+bool HasFeature(unsigned ebx_bit) {
   unsigned a = 0;
   unsigned b = 0;
   unsigned c = 0;
   unsigned d = 0;
-  return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (b >> 9 & 1) != 0;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (b & ebx_bit) != 0;
 }
+bool HasErms() { return HasFeature(1U << 9); }
 bool HasSse42() { return __builtin_cpu_supports("sse4.2") != 0; }
 bool HasAvx2() { return __builtin_cpu_supports("avx2") != 0; }
 bool HasAvx512() {
   return __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0;
 }
 bool HasFolding() { return HasAvx512() && HasSse42() && __builtin_cpu_supports("vpclmulqdq") != 0; }
+
+constexpr std::size_t kFlushedBytes = 64;  // a line of the caches
+
+// Lines leave side by side, where clflush waits for one after the other: 30 times as long.
+[[gnu::target("clflushopt")]] void FlushSideBySide(const std::byte* bytes, std::size_t length) {
+  for (std::size_t at = 0; at < length; at += kFlushedBytes)
+    _mm_clflushopt(const_cast<std::byte*>(bytes + at));  // changes nothing
+}
+void FlushInTurn(const std::byte* bytes, std::size_t length) {
+  for (std::size_t at = 0; at < length; at += kFlushedBytes) _mm_clflush(bytes + at);
+}
 #endif
 
 std::vector<CopyKernel> FindCopyKernels() {
@@ -94,6 +108,15 @@ std::vector<CrcKernel> FindCrcKernels() {
 }
 
 }  // namespace
+
+void FlushFromCaches([[maybe_unused]] const std::byte* bytes,
+                     [[maybe_unused]] std::size_t length) noexcept {
+#if defined(__x86_64__)
+  static const auto flush = HasFeature(bit_CLFLUSHOPT) ? FlushSideBySide : FlushInTurn;
+  flush(bytes, length);
+  _mm_mfence();
+#endif
+}
 
 std::span<const CopyKernel> CopyKernels() {
   static const std::vector<CopyKernel> kernels = FindCopyKernels();
