@@ -67,15 +67,19 @@ TEST(WireGolden, RdmaConnectRequest) {
   pb::RdmaConnectRequest request;
   request.set_rail(3);
   request.set_device("mlx5_0");
-  request.mutable_caller()->set_queue_pair(0x123456);
-  request.mutable_caller()->set_packet(0xABCDEF);
-  request.mutable_caller()->set_mtu_bytes(4096);
-  request.mutable_caller()->set_reads(16);
-  request.mutable_caller()->set_lid(7);
+  for (const std::uint32_t number : {0x123456, 0x123457}) {
+    pb::RdmaEnd& end = *request.add_caller();
+    end.set_queue_pair(number);
+    end.set_packet(0xABCDEF);
+    end.set_mtu_bytes(4096);
+    end.set_reads(16);
+    end.set_lid(7);
+  }
   request.mutable_caller_address()->set_gid(std::string(16, 'g'));
   request.mutable_caller_address()->set_kind(3);
   EXPECT_EQ(Hex(AsBytes(request.SerializeAsString())),
             "080312066d6c78355f301a1008d6e84810ef9baf0518802020102807"
+            "1a1008d7e84810ef9baf0518802020102807"
             "22140a10676767676767676767676767676767671003");
 }
 

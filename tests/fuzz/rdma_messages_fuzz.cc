@@ -25,11 +25,14 @@ MOONCAKE_FUZZER(rdma_messages) {
   }
   pb::RdmaConnectRequest connect;
   if (connect.ParseFromString(text)) {
-    if (const auto end = rdma::FromProto(connect.caller())) {
-      MC_FUZZ_CHECK(end->number < 1U << 24 && end->packet < 1U << 24);
-      MC_FUZZ_CHECK(end->mtu_bytes >= 256 && end->mtu_bytes <= 4096);
-      const auto again = rdma::FromProto(rdma::ToProto(*end));
-      MC_FUZZ_CHECK(again && again->number == end->number && again->lid == end->lid);
+    if (const auto ends = rdma::FromProto(connect.caller())) {
+      MC_FUZZ_CHECK(connect.caller_size() == 2);
+      for (const rdma::QueuePairEnd& end : *ends) {
+        MC_FUZZ_CHECK(end.number < 1U << 24 && end.packet < 1U << 24);
+        MC_FUZZ_CHECK(end.mtu_bytes >= 256 && end.mtu_bytes <= 4096);
+        const auto again = rdma::FromProto(rdma::ToProto(end));
+        MC_FUZZ_CHECK(again && again->number == end.number && again->lid == end.lid);
+      }
     }
     if (const auto row = rdma::FromProto(connect.caller_address())) {
       const auto again = rdma::FromProto(rdma::ToProto(*row));

@@ -254,6 +254,39 @@ TEST(Rails, TakeLongPiecesWhereNoOthersAreToEndWithThem) {
   EXPECT_GE(RequestsOfAWrite({.devices = 2}), 4U);
 }
 
+// Neither for what is posted of them nor for what could not be posted yet.
+TEST(Rails, HaveAShortTransferAndAMessageNotWaitForLongTransfers) {
+  Pair pair({.devices = 1}, "rdma");
+  pair.Open();
+  ASSERT_TRUE(Succeeds(pair.WriteAndReadBack(1 << 20)));
+  pair.verbs->HoldFrom(2 << 20);
+  constexpr std::size_t kLongOnes = 100;
+  std::vector<std::shared_ptr<Batch>> long_ones;
+  for (std::size_t i = 0; i < kLongOnes; ++i) long_ones.push_back(pair.SubmitWrite(10s));
+  EXPECT_TRUE(Becomes([&pair] { return pair.verbs->Waiting() > 1; }, 5s));
+  EXPECT_LT(pair.verbs->Waiting(), kLongOnes);
+  for (const std::size_t bytes : {64, 64 << 10, 1 << 20}) {
+    for (const std::size_t parts : {1, 4}) {
+      std::vector<Copy> copies;
+      for (std::size_t i = 0; i < parts; ++i) {
+        const std::size_t at = i * kBytes / parts;
+        copies.push_back({pair.source.data() + at, pair.region.id, at, bytes / parts});
+      }
+      std::fill(pair.target.begin(), pair.target.end(), std::byte{0});
+      EXPECT_TRUE(Succeeds(
+          pair.a->engine().Run(pair.peer, Direction::kWrite, copies, {.deadline = pair.In(5s)})));
+      for (const Copy& copy : copies)
+        EXPECT_EQ(std::memcmp(pair.target.data() + copy.offset, copy.local, copy.length_bytes), 0);
+    }
+  }
+  pair.Notify(1);
+  EXPECT_EQ(pair.MessagesOverRdma(), 1U);
+  for (const auto& long_one : long_ones) EXPECT_FALSE(long_one->Poll());
+  pair.verbs->Hold(false);
+  for (const auto& long_one : long_ones) EXPECT_TRUE(Succeeds(long_one->Wait()));
+  EXPECT_TRUE(pair.TargetIsSource());
+}
+
 TEST(Rails, TakeNoLongerPiecesThanTheirDevice) {
   EXPECT_EQ(RequestsOfAWrite({.devices = 1, .message_bytes_max = 128 << 10}), 32U);
 }
@@ -330,7 +363,8 @@ TEST(Rails, ComeBackThoughATryElsewhereHangs) {
   EXPECT_EQ(pair.verbs->Resolving(), 1U);
   pair.verbs->Cut(0, 3, false);
   EXPECT_TRUE(Becomes([&pair] { return pair.verbs->Resolving() == 0; }, 1s));
-  EXPECT_TRUE(Becomes([&pair] { return pair.verbs->live_handles()["pair"] == 4; }, 1s));
+  // Of two rails, at both ends.
+  EXPECT_TRUE(Becomes([&pair] { return pair.verbs->live_handles()["pair"] == 8; }, 1s));
 }
 
 // The peer confirms that a broken rail has ended while its driver still hangs in another try.
@@ -372,7 +406,7 @@ TEST(Rails, OfAnIdlePathComeBackByThemselves) {
   const auto pairs = [&pair] { return pair.verbs->live_handles()["pair"]; };
   EXPECT_TRUE(Becomes([&pairs] { return pairs() == 0; }, 1s));
   pair.verbs->SetPort(0, true);
-  EXPECT_TRUE(Becomes([&pairs] { return pairs() == 2; }, 1s));
+  EXPECT_TRUE(Becomes([&pairs] { return pairs() == 4; }, 1s));
   EXPECT_TRUE(Succeeds(pair.WriteAndReadBack(1 << 20)));
 }
 
@@ -580,7 +614,7 @@ TEST(QueuePairs, OfThePeerThatWasUsedLeastRecentlyAreGivenBack) {
   RealWorld real;
   FakeWire wire;
   const std::shared_ptr<FakeVerbs> verbs = FakeVerbs::Make();
-  const RdmaForTest rdma{verbs, FakeVerbs::DeviceNames(1), {.queue_pairs_max = 2}};
+  const RdmaForTest rdma{verbs, FakeVerbs::DeviceNames(1), {.queue_pairs_max = 4}};
   Node near(real.world(), wire, "near", "rdma", 0, rdma);
   std::vector<std::byte> source(4096, std::byte{7});
   ASSERT_TRUE(Succeeds(near.engine().Register(source.data(), source.size())));
@@ -596,8 +630,8 @@ TEST(QueuePairs, OfThePeerThatWasUsedLeastRecentlyAreGivenBack) {
                              {{{source.data(), far.peer->ListedRegions()[0].id, 0, 4096}}},
                              {.deadline = limit()});
   };
-  // Two here, and their other ends, which the peers take down after those here.
-  const auto within_budget = [&verbs] { return verbs->live_handles()["pair"] <= 4; };
+  // Two rails here, and their other ends, which the peers take down after those here.
+  const auto within_budget = [&verbs] { return verbs->live_handles()["pair"] <= 8; };
   for (Far& far : all) {
     far.node = std::make_unique<Node>(real.world(), wire, "far", "rdma", 0, rdma);
     ASSERT_TRUE(Succeeds(far.node->engine().Register(far.memory.data(), far.memory.size())));

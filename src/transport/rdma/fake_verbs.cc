@@ -94,9 +94,9 @@ struct FakeRequest {
   std::uint32_t remote_key = 0;
 };
 
-std::uint64_t LengthOf(const ibv_send_wr& request) {
+std::uint64_t LengthOf(std::span<const ibv_sge> entries) {
   std::uint64_t length = 0;
-  for (int i = 0; i < request.num_sge; ++i) length += request.sg_list[i].length;
+  for (const ibv_sge& entry : entries) length += entry.length;
   return length;
 }
 
@@ -149,9 +149,9 @@ class FakeNetwork final : public FakeVerbs {
     const auto found = carried_.find(std::minmax(a, b));
     return found == carried_.end() ? 0 : found->second;
   }
-  void Hold(bool hold) override {
+  void HoldFrom(std::optional<std::uint64_t> length_bytes) override {
     const std::lock_guard lock(mutex_);
-    hold_ = hold;
+    held_from_ = length_bytes;
     wake_.notify_all();
   }
 
@@ -348,14 +348,16 @@ class FakeNetwork final : public FakeVerbs {
     for (; chain != nullptr; chain = chain->next) {
       *bad = chain;
       if (pair->waiting == pair->depth) return ENOMEM;
-      if (LengthOf(*chain) > fabric_.message_bytes_max) return EINVAL;
+      const std::span<const ibv_sge> entries(chain->sg_list,
+                                             static_cast<std::size_t>(chain->num_sge));
+      if (LengthOf(entries) > fabric_.message_bytes_max) return EINVAL;
       pair->waiting += 1;
       FakeRequest request{pair,
                           chain->wr_id,
                           chain->opcode,
                           chain->imm_data,
                           (chain->send_flags & IBV_SEND_SIGNALED) != 0,
-                          {chain->sg_list, chain->sg_list + chain->num_sge},
+                          {entries.begin(), entries.end()},
                           {},
                           (chain->send_flags & IBV_SEND_INLINE) != 0,
                           chain->wr.rdma.remote_addr,
@@ -366,7 +368,7 @@ class FakeNetwork final : public FakeVerbs {
           request.bytes.insert(request.bytes.end(), from, from + entry.length);
         }
       }
-      if (fabric_.immediate && posted_.empty() && !hold_ && !IsStalled(*pair)) {
+      if (fabric_.immediate && posted_.empty() && !IsHeldUp(request)) {
         Complete(request, CarryOut(request));
       } else {
         posted_.push_back(std::move(request));
@@ -450,9 +452,8 @@ class FakeNetwork final : public FakeVerbs {
     for (;;) {
       auto next = posted_.end();
       wake_.wait(lock, [this, &next] {
-        next = std::find_if(posted_.begin(), posted_.end(),
-                            [this](const FakeRequest& one) { return !IsStalled(*one.pair); });
-        return stopped_ || (next != posted_.end() && !hold_);
+        next = FindNext();
+        return stopped_ || next != posted_.end();
       });
       if (stopped_) return;
       FakeRequest request = std::move(*next);
@@ -486,9 +487,20 @@ class FakeNetwork final : public FakeVerbs {
     return active_[a] && active_[b] && !cut_.contains(std::minmax(a, b));
   }
 
-  bool IsStalled(const FakeQp& pair) const {
+  bool IsHeldUp(const FakeRequest& request) const {
+    const FakeQp& pair = *request.pair;
+    if (held_from_ && LengthOf(request.entries) >= *held_from_) return true;
     const auto there = pairs_.find(pair.there);
     return there != pairs_.end() && stalled_.contains(std::minmax(pair.rank, there->second->rank));
+  }
+
+  // The first that neither is held up nor stands behind one that is.
+  std::deque<FakeRequest>::iterator FindNext() {
+    std::set<const FakeQp*> held_up;
+    return std::find_if(posted_.begin(), posted_.end(), [&](const FakeRequest& one) {
+      if (IsHeldUp(one)) held_up.insert(one.pair);
+      return !held_up.contains(one.pair);
+    });
   }
 
   ibv_wc_status CarryOut(const FakeRequest& request) {
@@ -498,9 +510,8 @@ class FakeNetwork final : public FakeVerbs {
     if (there == pairs_.end() || there->second->state < IBV_QPS_RTR) return IBV_WC_RETRY_EXC_ERR;
     const std::size_t rank = there->second->rank;
     if (!Reaches(pair.rank, rank)) return IBV_WC_RETRY_EXC_ERR;
-    std::uint64_t length = 0;
+    const std::uint64_t length = LengthOf(request.entries);
     for (const ibv_sge& entry : request.entries) {
-      length += entry.length;
       if (!request.is_inline &&
           !Allows(entry.lkey, entry.addr, entry.length, pair.rank, IBV_ACCESS_LOCAL_WRITE))
         return IBV_WC_LOC_PROT_ERR;
@@ -586,7 +597,7 @@ class FakeNetwork final : public FakeVerbs {
   std::deque<FakeRequest> posted_;
   std::uint32_t last_key_ = 0;
   std::uint32_t last_pair_ = 0;
-  bool hold_ = false;
+  std::optional<std::uint64_t> held_from_;
   bool stopped_ = false;
   std::size_t resolving_ = 0;
   std::thread nic_;

@@ -53,8 +53,11 @@ class FakeVerbs : public Verbs, public FaultBook {
   [[nodiscard]] virtual std::size_t Waiting() const = 0;
   /// Queue pairs whose connecting hangs: FakeFabric::resolve_time.
   [[nodiscard]] virtual std::size_t Resolving() const = 0;
-  /// From now on requests wait until they are let go.
-  virtual void Hold(bool hold) = 0;
+  /// From now on requests of this length and longer wait until they are let go (nullopt), and what
+  /// stands behind them on their queue pair.
+  virtual void HoldFrom(std::optional<std::uint64_t> length_bytes) = 0;
+  /// All requests.
+  void Hold(bool hold) { HoldFrom(hold ? std::optional<std::uint64_t>(0) : std::nullopt); }
 };
 
 }  // namespace mooncake::rdma

@@ -85,31 +85,29 @@ void Outbox::Abandon() {
 
 Result<ServedRail> ServedRail::Make(const std::shared_ptr<RdmaDevice>& device,
                                     std::uint64_t cookie) {
-  ServedRail rail;
-  rail.cookie_ = cookie;
-  MC_TRY(rail.page_, RailPage::Make(*device, RailPage::kBytes, true));
-  MC_TRY(rail.queue_, device->MakeCompletionQueue(cookie));
-  MC_TRY(rail.pair_, RdmaDevice::MakeQueuePair(device, rail.queue_.get()));
-  return rail;
+  MC_TRY(RailPage page, RailPage::Make(*device, RailPage::kBytes, true));
+  MC_TRY(RailPairs pairs, RailPairs::Make(device, cookie));
+  return ServedRail(cookie, std::move(page), std::move(pairs));
 }
 
-Status ServedRail::Listen() {
-  MC_TRY_STATUS(device()->PostReceives(pair(), kMessagesMax));
-  if (const int failure = device()->verbs().ReqNotifyCq(queue_.get()))
+Status ServedRail::Connect(const RailEnds& here, const RailEnds& there,
+                           const AddressPair& addresses) {
+  MC_TRY_STATUS(pairs_.Connect(here, there, addresses));
+  if (const int failure = device()->verbs().ReqNotifyCq(&pairs_.queue()))
     return Fail(ErrorId::kRdmaCall, "ibv_req_notify_cq on " + device()->name(), failure);
   return {};
 }
 
 bool ServedRail::Receive(std::vector<Message>& messages) {
   // What has come before the queue is armed wakes nobody.
-  return Poll(messages) && device()->verbs().ReqNotifyCq(queue_.get()) == 0 && Poll(messages);
+  return Poll(messages) && device()->verbs().ReqNotifyCq(&pairs_.queue()) == 0 && Poll(messages);
 }
 
 bool ServedRail::Poll(std::vector<Message>& messages) {
   constexpr int kBatch = 16;
   std::array<ibv_wc, kBatch> completions;
   for (int count = kBatch; count == kBatch;) {
-    count = device()->verbs().PollCq(queue_.get(), kBatch, completions.data());
+    count = device()->verbs().PollCq(&pairs_.queue(), kBatch, completions.data());
     if (count < 0) return false;
     for (int i = 0; i < count; ++i) {
       const ibv_wc& completion = completions[static_cast<std::size_t>(i)];
@@ -117,7 +115,7 @@ bool ServedRail::Poll(std::vector<Message>& messages) {
       if (completion.wr_id != kReceiveId) continue;  // an answer has arrived there
       const std::optional<MessageNotice> notice = DecodeMessage(completion.imm_data);
       const bool has_notice = completion.opcode == IBV_WC_RECV_RDMA_WITH_IMM && notice;
-      if (!has_notice || !device()->PostReceives(pair(), 1)) return false;
+      if (!has_notice || !device()->PostReceives(pairs_.of(Lane::kShort), 1)) return false;
       // A copy, once: the peer may write there again at any time.
       const std::byte* const place = page_.bytes.get() + notice->slot * kMessageBytesMax;
       messages.push_back(
@@ -133,7 +131,7 @@ bool ServedRail::Answer(const AnswerNotice& answer) {
   request.send_flags = IBV_SEND_SIGNALED;
   request.imm_data = Encode(answer);
   ibv_send_wr* bad = nullptr;
-  return device()->verbs().PostSend(&pair(), &request, &bad) == 0;
+  return device()->verbs().PostSend(&pairs_.of(Lane::kShort), &request, &bad) == 0;
 }
 
 }  // namespace mooncake::rdma

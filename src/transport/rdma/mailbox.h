@@ -11,7 +11,7 @@
 #include <string_view>
 #include <vector>
 
-#include "transport/rdma/rdma_device.h"
+#include "transport/rdma/rail_pairs.h"
 
 namespace mooncake::rdma {
 
@@ -83,16 +83,17 @@ class Outbox {
 /// The receiver's end of a rail. One thread at a time.
 class ServedRail {
  public:
-  ServedRail(ServedRail&&) = default;
-  ServedRail& operator=(ServedRail&&) = delete;  // it would end the queue before the pair
   /// Its completions are told with `cookie`. Errors: kQueuePairBudget, kRdmaCall, kMemoryLock.
   [[nodiscard]] static Result<ServedRail> Make(const std::shared_ptr<RdmaDevice>& device,
                                                std::uint64_t cookie);
-  /// Takes messages from now on. The pair is connected. kRdmaCall.
-  [[nodiscard]] Status Listen();
+  /// Connects it as RailPairs::Connect() does, and takes messages from now on. kRdmaCall.
+  [[nodiscard]] Status Connect(const RailEnds& here, const RailEnds& there,
+                               const AddressPair& addresses);
 
-  [[nodiscard]] ibv_qp& pair() const noexcept { return *pair_.pair; }
-  [[nodiscard]] const std::shared_ptr<RdmaDevice>& device() const noexcept { return pair_.device; }
+  [[nodiscard]] const RailPairs& pairs() const noexcept { return pairs_; }
+  [[nodiscard]] const std::shared_ptr<RdmaDevice>& device() const noexcept {
+    return pairs_.device();
+  }
   [[nodiscard]] const RailPage& page() const noexcept { return page_; }
   [[nodiscard]] std::uint64_t cookie() const noexcept { return cookie_; }
 
@@ -107,13 +108,13 @@ class ServedRail {
   [[nodiscard]] bool Answer(const AnswerNotice& answer);
 
  private:
-  ServedRail() = default;
+  ServedRail(std::uint64_t cookie, RailPage page, RailPairs pairs)
+      : cookie_(cookie), page_(std::move(page)), pairs_(std::move(pairs)) {}
   [[nodiscard]] bool Poll(std::vector<Message>& messages);
 
-  std::uint64_t cookie_ = 0;
-  RailPage page_;
-  CompletionQueue queue_;  // outlives the pair
-  RdmaDevice::Owned pair_;
+  std::uint64_t cookie_;
+  RailPage page_;  // outlives the pairs
+  RailPairs pairs_;
 };
 
 }  // namespace mooncake::rdma

@@ -49,20 +49,15 @@ class Mailbox : public testing::Test {
     ASSERT_TRUE(Succeeds(device));
     device_ = *device;
     auto served = ServedRail::Make(device_, 1);
-    auto queue = device_->MakeCompletionQueue(2);
+    auto pairs = RailPairs::Make(device_, 2);
     ASSERT_TRUE(Succeeds(served));
-    ASSERT_TRUE(Succeeds(queue));
+    ASSERT_TRUE(Succeeds(pairs));
     served_.emplace(std::move(*served));
-    queue_ = std::move(*queue);
-    auto pair = RdmaDevice::MakeQueuePair(device_, queue_.get());
-    ASSERT_TRUE(Succeeds(pair));
-    pair_ = std::move(*pair);
-    const QueuePairEnd here = device_->Describe(*pair_.pair, 1);
-    const QueuePairEnd there = device_->Describe(served_->pair(), 2);
-    ASSERT_TRUE(Succeeds(device_->Connect(*pair_.pair, here, there, {})));
-    ASSERT_TRUE(Succeeds(device_->Connect(served_->pair(), there, here, {})));
-    ASSERT_TRUE(Succeeds(device_->PostReceives(*pair_.pair, kMessagesMax)));
-    ASSERT_TRUE(Succeeds(served_->Listen()));
+    pairs_.emplace(std::move(*pairs));
+    const RailEnds here = pairs_->Describe(real_.world().random);
+    const RailEnds there = served_->pairs().Describe(real_.world().random);
+    ASSERT_TRUE(Succeeds(pairs_->Connect(here, there, {})));
+    ASSERT_TRUE(Succeeds(served_->Connect(there, here, {})));
     auto page = RailPage::Make(*device_, RailPage::kBytes, false);
     ASSERT_TRUE(Succeeds(page));
     outbox_ = Outbox(std::move(*page), reinterpret_cast<std::uint64_t>(served_->page().bytes.get()),
@@ -70,7 +65,7 @@ class Mailbox : public testing::Test {
   }
   void Post(ibv_send_wr& request) {
     ibv_send_wr* bad = nullptr;
-    ASSERT_EQ(verbs_->PostSend(pair_.pair.get(), &request, &bad), 0);
+    ASSERT_EQ(verbs_->PostSend(&pairs_->of(Lane::kShort), &request, &bad), 0);
     ASSERT_TRUE(Becomes([this] { return verbs_->Waiting() == 0; }, 2s));
   }
   void Send(const std::string& message, Outbox::Answered answered = [](bool) {}) {
@@ -92,16 +87,16 @@ class Mailbox : public testing::Test {
   }
   std::optional<std::uint32_t> NextImmediate() {
     ibv_wc completion{};
-    const auto comes = [&] { return verbs_->PollCq(queue_.get(), 1, &completion) == 1; };
+    const auto comes = [&] { return verbs_->PollCq(&pairs_->queue(), 1, &completion) == 1; };
     if (!Becomes(comes, 2s) || completion.status != IBV_WC_SUCCESS) return std::nullopt;
     return completion.imm_data;
   }
 
+  RealWorld real_;
   std::shared_ptr<FakeVerbs> verbs_ = FakeVerbs::Make();
   std::shared_ptr<RdmaDevice> device_;
   Outbox outbox_;
-  CompletionQueue queue_;
-  RdmaDevice::Owned pair_;
+  std::optional<RailPairs> pairs_;
   std::optional<ServedRail> served_;
   std::vector<ServedRail::Message> messages_;
 };
@@ -126,7 +121,7 @@ TEST_F(Mailbox, CarriesMessagesAndTheirAnswers) {
       ASSERT_TRUE(outbox_.Answer(*immediate));
       EXPECT_FALSE(outbox_.Answer(*immediate));  // it answers nothing any more
       EXPECT_EQ(answers.back(), i % 2 == 0);
-      ASSERT_TRUE(Succeeds(device_->PostReceives(*pair_.pair, 1)));
+      ASSERT_TRUE(Succeeds(device_->PostReceives(pairs_->of(Lane::kShort), 1)));
     }
     EXPECT_FALSE(outbox_.is_waiting());
   }
@@ -134,7 +129,7 @@ TEST_F(Mailbox, CarriesMessagesAndTheirAnswers) {
 
 TEST_F(Mailbox, RefusesSlotsAndLengthsThatThereAreNot) {
   for (const std::uint32_t bits : {0x00080000U, 0x00000201U, ~0U}) {
-    pair_.Reset();
+    pairs_.reset();
     SetUp();
     messages_.clear();
     ibv_send_wr request{};

@@ -17,6 +17,7 @@ namespace mooncake::rdma {
 /// Guarded by the path's mutex.
 struct Operation : boost::intrusive::list_base_hook<> {
   const Transfer* transfer = nullptr;
+  Lane lane = Lane::kLong;
   std::function<void(Status)> done;  // of Start(); Run() waits at `ended`
   Instant begun;
   std::vector<Range> left;        // not posted, the next one last
@@ -41,14 +42,14 @@ struct Operation : boost::intrusive::list_base_hook<> {
 };
 using OperationPtr = std::shared_ptr<Operation>;
 
-/// Those that have not been reported, in order of arrival. One thread at a time: whoever holds the
-/// path's mutex.
+/// Those that have not been reported, in order of arrival on each lane. One thread at a time:
+/// whoever holds the path's mutex.
 class OperationList {
  public:
   /// One that is not on the list yet. The one that was kept, if nobody has to do with it any more:
   /// it has its memory, and knows its regions.
   [[nodiscard]] [[gnu::always_inline]] OperationPtr Make(const PathRegions& regions,
-                                                         const Transfer& transfer) {
+                                                         const Transfer& transfer, Lane lane) {
     const bool is_free =
         spare_ && !spare_->held.load(std::memory_order_acquire) && spare_.use_count() == 1;
     OperationPtr operation;
@@ -59,6 +60,7 @@ class OperationList {
       operation = std::make_shared<Operation>();
     }
     operation->transfer = &transfer;
+    operation->lane = lane;
     operation->regions.Renew(regions);
     return operation;
   }
@@ -67,17 +69,16 @@ class OperationList {
 
   void Add(const OperationPtr& operation) {
     operation->itself = operation;
-    list_.push_back(*operation);
+    of(operation->lane).push_back(*operation);
   }
   /// It is on the list.
   [[nodiscard]] OperationPtr Remove(Operation& operation) noexcept;
   /// The rails are not the same any more: whichever of them could not carry a piece.
   void TryAllRails() noexcept;
 
-  using iterator = boost::intrusive::list<Operation>::iterator;
-  [[nodiscard]] iterator begin() noexcept { return list_.begin(); }
-  [[nodiscard]] iterator end() noexcept { return list_.end(); }
-  [[nodiscard]] bool empty() const noexcept { return list_.empty(); }
+  using List = boost::intrusive::list<Operation>;
+  [[nodiscard]] List& of(Lane lane) noexcept { return lists_[static_cast<std::size_t>(lane)]; }
+  [[nodiscard]] bool empty() const noexcept { return lists_[0].empty() && lists_[1].empty(); }
   /// For whoever removes some of them on the way.
   [[nodiscard]] std::vector<OperationPtr> All() const;
   /// Changes with every Remove().
@@ -85,7 +86,7 @@ class OperationList {
   [[nodiscard]] std::vector<OperationPtr> Using(RegionId region) const;
 
  private:
-  boost::intrusive::list<Operation> list_;
+  OfEachLane<List> lists_;
   std::uint64_t removed_ = 0;
   OperationPtr spare_;
 };

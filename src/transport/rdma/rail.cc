@@ -2,7 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
+
+#include "transport/rdma/operation.h"
 
 namespace mooncake::rdma {
 namespace {
@@ -14,15 +17,36 @@ unsigned FlagsFor(const Request& request, std::uint32_t inline_bytes_max) {
   return fits ? static_cast<unsigned>(IBV_SEND_INLINE) : 0U;
 }
 
+// A completion says which request of which lane has ended.
+constexpr std::uint64_t IdOf(Lane lane, std::uint64_t number) noexcept {
+  return number * kLanes.size() + static_cast<std::uint64_t>(lane);
+}
+constexpr Lane LaneOf(std::uint64_t id) noexcept { return kLanes[id % kLanes.size()]; }
+constexpr std::uint64_t NumberOf(std::uint64_t id) noexcept { return id / kLanes.size(); }
+
 }  // namespace
 
-[[gnu::always_inline]] inline void Rail::Enqueue(Direction direction, Request& request,
+Instant Rail::oldest() const noexcept {
+  Instant when = kNever;
+  for (const SendQueue& queue : queues_) {
+    if (queue.count() > 0) when = std::min(when, queue.At(queue.first).when);
+  }
+  return when;
+}
+
+[[gnu::always_inline]] inline int Rail::PostSend(Lane lane, ibv_send_wr& request,
+                                                 ibv_send_wr*& bad) {
+  return device().verbs().PostSend(&pairs_.of(lane), &request, &bad);
+}
+
+[[gnu::always_inline]] inline void Rail::Enqueue(Lane lane, Direction direction, Request& request,
                                                  ibv_send_wr* following) {
   const bool writes = direction == Direction::kWrite;
-  bytes_in_flight_ += request.piece.range.length_bytes;
-  At(next_).piece = request.piece;
+  SendQueue& queue = of(lane);
+  queue.bytes += request.piece.range.length_bytes;
+  queue.At(queue.next).piece = request.piece;
   ibv_send_wr& work = request.work;
-  work.wr_id = next_++;
+  work.wr_id = IdOf(lane, queue.next++);
   work.next = following;
   work.sg_list = request.entries.data();
   work.opcode = writes ? IBV_WR_RDMA_WRITE : IBV_WR_RDMA_READ;
@@ -30,65 +54,68 @@ unsigned FlagsFor(const Request& request, std::uint32_t inline_bytes_max) {
   if (following == nullptr) work.send_flags |= IBV_SEND_SIGNALED;
 }
 
-void Rail::TakeBack(const Request& request) noexcept {
-  bytes_in_flight_ -= request.piece.range.length_bytes;
-  next_ -= 1;
+void Rail::TakeBack(Lane lane, const Request& request) noexcept {
+  of(lane).bytes -= request.piece.range.length_bytes;
+  of(lane).next -= 1;
 }
 
-Status Rail::Post(Direction direction, std::span<Request> chain, std::size_t& accepted) {
-  MC_ASSERT(!chain.empty() && chain.size() <= room());
-  const std::uint64_t first = next_;
+Status Rail::Post(Lane lane, Direction direction, std::span<Request> chain, std::size_t& accepted) {
+  MC_ASSERT(!chain.empty() && chain.size() <= room(lane));
   for (std::size_t i = 0; i < chain.size(); ++i)
-    Enqueue(direction, chain[i], i + 1 < chain.size() ? &chain[i + 1].work : nullptr);
+    Enqueue(lane, direction, chain[i], i + 1 < chain.size() ? &chain[i + 1].work : nullptr);
   ibv_send_wr* bad = nullptr;
-  const int failure = device().verbs().PostSend(pair_.pair.get(), &chain.front().work, &bad);
+  const int failure = PostSend(lane, chain.front().work, bad);
   accepted = chain.size();
   if (failure == 0) return {};
-  accepted = bad == nullptr ? 0 : bad->wr_id - first;
-  for (const Request& request : chain.subspan(accepted)) TakeBack(request);
+  accepted = bad == nullptr ? 0 : NumberOf(bad->wr_id) - NumberOf(chain.front().work.wr_id);
+  for (const Request& request : chain.subspan(accepted)) TakeBack(lane, request);
   return Fail(ErrorId::kRdmaCall, fmt::format("ibv_post_send on {}", device().name()), failure);
 }
 
-[[gnu::hot]] bool Rail::PostOne(Direction direction, Request& request) {
-  Enqueue(direction, request, nullptr);
+[[gnu::hot]] bool Rail::PostOne(Lane lane, Direction direction, Request& request) {
+  Enqueue(lane, direction, request, nullptr);
   ibv_send_wr* bad = nullptr;
-  if (device().verbs().PostSend(pair_.pair.get(), &request.work, &bad) == 0) return true;
-  TakeBack(request);
+  if (PostSend(lane, request.work, bad) == 0) return true;
+  TakeBack(lane, request);
   return false;
 }
 
-void Rail::Stamp(std::size_t count, Instant when) noexcept {
-  const std::uint64_t first = next_ - count;
-  if (first == first_) pace_.Begin(when);
-  for (std::uint64_t number = first; number < next_; ++number) At(number).when = when;
+void Rail::Stamp(Lane lane, std::size_t count, Instant when) noexcept {
+  SendQueue& queue = of(lane);
+  if (queues_[0].count() + queues_[1].count() == count) pace_.Begin(when);
+  for (std::uint64_t number = queue.next - count; number < queue.next; ++number)
+    queue.At(number).when = when;
 }
 
 Result<bool> Rail::Send(std::string_view message, Outbox::Answered answered, Instant now) {
-  if (room() == 0 || !outbox_.HasRoom()) return false;
+  constexpr Lane kLane = Lane::kShort;
+  if (room(kLane) == 0 || !outbox_.HasRoom()) return false;
   if (!outbox_.is_waiting()) silent_since_ = now;
+  SendQueue& queue = of(kLane);
   ibv_send_wr request;
   ibv_sge entry;
   outbox_.Put(message, std::move(answered), request, entry);
-  request.wr_id = next_;
+  request.wr_id = IdOf(kLane, queue.next);
   request.send_flags = IBV_SEND_SIGNALED;
   if (message.size() <= device().inline_bytes_max()) request.send_flags |= IBV_SEND_INLINE;
   ibv_send_wr* bad = nullptr;
-  if (const int failure = device().verbs().PostSend(pair_.pair.get(), &request, &bad)) {
+  if (const int failure = PostSend(kLane, request, bad)) {
     outbox_.Undo();
     return Fail(ErrorId::kRdmaCall, fmt::format("ibv_post_send on {}", device().name()), failure);
   }
-  At(next_++) = {{}, now};
+  queue.At(queue.next++) = {{}, now};
   return true;
 }
 
-[[gnu::hot]] inline void Rail::Complete(std::uint64_t up_to, Clock& clock, Polled& polled) {
+[[gnu::hot]] inline void Rail::Complete(SendQueue& queue, std::uint64_t up_to, Clock& clock,
+                                        Polled& polled) {
   std::uint64_t bytes = 0;
-  for (; !is_idle() && first_ <= up_to; ++first_) {
-    const Piece& piece = At(first_).piece;
+  for (; queue.count() > 0 && queue.first <= up_to; ++queue.first) {
+    const Piece& piece = queue.At(queue.first).piece;
     bytes += piece.range.length_bytes;
     if (piece.operation != nullptr) polled.done.push_back(piece.operation);
   }
-  bytes_in_flight_ -= bytes;
+  queue.bytes -= bytes;
   if (outbox_.is_waiting()) silent_since_ = clock.Now();
   if (!pace_.Count(bytes)) return;
   if (polled.when == Instant{}) polled.when = clock.Now();
@@ -99,7 +126,7 @@ Result<bool> Rail::Send(std::string_view message, Outbox::Answered answered, Ins
   constexpr int kBatch = 16;
   std::array<ibv_wc, kBatch> completions;
   for (int count = kBatch; count == kBatch && is_awaited() && !polled.failed;) {
-    count = device().verbs().PollCq(queue_.get(), kBatch, completions.data());
+    count = device().verbs().PollCq(&pairs_.queue(), kBatch, completions.data());
     if (count == 0) return;
     polled.seen = true;
     if (count < 0) {
@@ -112,14 +139,16 @@ Result<bool> Rail::Send(std::string_view message, Outbox::Answered answered, Ins
         Receive(completion, clock, polled);
         continue;
       }
+      SendQueue& queue = of(LaneOf(completion.wr_id));
+      const std::uint64_t number = NumberOf(completion.wr_id);
       if (completion.status == IBV_WC_SUCCESS) [[likely]] {
-        Complete(completion.wr_id, clock, polled);
+        Complete(queue, number, clock, polled);
         continue;
       }
       // What stood before it in the queue has ended well.
-      if (completion.wr_id > 0) Complete(completion.wr_id - 1, clock, polled);
+      if (number > 0) Complete(queue, number - 1, clock, polled);
       polled.failed = completion.status;
-      if (!is_idle()) polled.culprit = At(first_).piece;
+      if (queue.count() > 0) polled.culprit = queue.At(queue.first).piece;
       return;
     }
   }
@@ -131,33 +160,36 @@ void Rail::Receive(const ibv_wc& completion, Clock& clock, Polled& polled) {
     if (!polled.failed) polled.failed = completion.status;
     return;
   }
-  if (!outbox_.Answer(completion.imm_data) || !device().PostReceives(*pair_.pair, 1))
+  if (!outbox_.Answer(completion.imm_data) || !device().PostReceives(pairs_.of(Lane::kShort), 1))
     polled.failed = IBV_WC_GENERAL_ERR;
   silent_since_ = clock.Now();
 }
 
 bool Rail::Carries(const Operation& operation) const noexcept {
-  for (std::uint64_t number = first_; number < next_; ++number) {
-    if (At(number).piece.operation == &operation) return true;
+  const SendQueue& queue = of(operation.lane);
+  for (std::uint64_t number = queue.first; number < queue.next; ++number) {
+    if (queue.At(number).piece.operation == &operation) return true;
   }
   return false;
 }
 
 void Rail::Arm() {
   if (!std::exchange(armed_, true)) {
-    if (device().verbs().ReqNotifyCq(queue_.get()) != 0) armed_ = false;
+    if (device().verbs().ReqNotifyCq(&pairs_.queue()) != 0) armed_ = false;
   }
 }
 
 std::vector<Piece> Rail::Break() noexcept {
-  pair_.Reset();
+  pairs_.Reset();
   outbox_.Abandon();
   std::vector<Piece> left;
-  left.reserve(next_ - first_);
-  for (; first_ < next_; ++first_) {
-    if (const Piece& piece = At(first_).piece; piece.operation != nullptr) left.push_back(piece);
+  for (SendQueue& queue : queues_) {
+    for (; queue.first < queue.next; ++queue.first) {
+      if (const Piece& piece = queue.At(queue.first).piece; piece.operation != nullptr)
+        left.push_back(piece);
+    }
+    queue.bytes = 0;
   }
-  bytes_in_flight_ = 0;
   return left;
 }
 

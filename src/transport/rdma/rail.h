@@ -1,5 +1,5 @@
-// One queue pair from a device here to a device of the peer, with the requests that are posted on
-// it.
+// What joins a device here to a device of the peer: a queue pair for each lane, with the requests
+// that are posted on it.
 #pragma once
 
 #include <array>
@@ -45,35 +45,36 @@ struct Request {
 /// One thread at a time: whoever holds the path's mutex.
 class Rail {
  public:
-  /// `queue` is the completion queue of `pair`, which is connected and has receives posted for the
-  /// answers to `outbox`.
-  Rail(std::uint64_t number, RdmaDevice::Owned pair, CompletionQueue queue, Outbox outbox,
-       std::size_t peer_device)
+  /// `pairs` are connected.
+  Rail(std::uint64_t number, RailPairs pairs, Outbox outbox, std::size_t peer_device)
       : number_(number),
         outbox_(std::move(outbox)),
-        queue_(std::move(queue)),
-        pair_(std::move(pair)),
+        pairs_(std::move(pairs)),
         peer_device_(peer_device),
-        depth_(pair_.device->queue_depth()),
-        posted_mask_(std::bit_ceil(depth_) - 1),
-        posted_(posted_mask_ + 1),
-        pace_(pair_.device->port().gigabits_per_second / 8, pair_.device->piece_bytes_max()) {}
+        depth_(device().queue_depth()),
+        queues_{SendQueue(depth_), SendQueue(depth_)},
+        pace_(device().port().gigabits_per_second / 8, device().piece_bytes_max()) {}
 
   [[nodiscard]] std::uint64_t number() const noexcept { return number_; }
-  [[nodiscard]] RdmaDevice& device() const noexcept { return *pair_.device; }
+  [[nodiscard]] RdmaDevice& device() const noexcept { return *pairs_.device(); }
   [[nodiscard]] std::size_t peer_device() const noexcept { return peer_device_; }
-  [[nodiscard]] std::size_t room() const noexcept { return depth_ - (next_ - first_); }
-  [[nodiscard]] bool is_idle() const noexcept { return first_ == next_; }
+  [[nodiscard]] std::size_t room(Lane lane) const noexcept { return depth_ - of(lane).count(); }
+  [[nodiscard]] bool is_idle() const noexcept {
+    return of(Lane::kShort).count() == 0 && of(Lane::kLong).count() == 0;
+  }
   /// Whether completions will come.
   [[nodiscard]] bool is_awaited() const noexcept { return !is_idle() || outbox_.is_waiting(); }
-  [[nodiscard]] std::uint64_t bytes_in_flight() const noexcept { return bytes_in_flight_; }
+  /// On both lanes.
+  [[nodiscard]] std::uint64_t bytes_in_flight() const noexcept {
+    return of(Lane::kShort).bytes + of(Lane::kLong).bytes;
+  }
   [[nodiscard]] const LinkPace& pace() const noexcept { return pace_; }
   /// Whether the queue has a place, and the link is not busy for long enough already.
-  [[nodiscard]] bool HasRoom() const noexcept {
-    return room() > 0 && bytes_in_flight_ < pace_.window_bytes();
+  [[nodiscard]] bool HasRoom(Lane lane) const noexcept {
+    return room(lane) > 0 && of(lane).bytes < pace_.window_bytes();
   }
   /// Since when the oldest request waits. Not idle.
-  [[nodiscard]] Instant oldest() const noexcept { return At(first_).when; }
+  [[nodiscard]] Instant oldest() const noexcept;
   /// Since when messages have been waiting for an answer and the peer's end has given no sign of
   /// life; kNever: none waits.
   [[nodiscard]] Instant silent_since() const noexcept {
@@ -82,12 +83,13 @@ class Rail {
 
   /// Posts a chain in order, one completion for all of it. Error: kRdmaCall, the rail is broken;
   /// requests from `accepted` on have not been posted. Then Stamp().
-  [[nodiscard]] Status Post(Direction direction, std::span<Request> chain, std::size_t& accepted);
+  [[nodiscard]] Status Post(Lane lane, Direction direction, std::span<Request> chain,
+                            std::size_t& accepted);
   /// A chain of one; false: it has not been posted, and a Post() would say why.
-  [[nodiscard]] bool PostOne(Direction direction, Request& request);
-  /// When the last `count` requests were posted. Before Poll(): looking at the clock need not hold
-  /// up the request.
-  void Stamp(std::size_t count, Instant when) noexcept;
+  [[nodiscard]] bool PostOne(Lane lane, Direction direction, Request& request);
+  /// When the last `count` requests of the lane were posted. Before Poll(): looking at the clock
+  /// need not hold up the request.
+  void Stamp(Lane lane, std::size_t count, Instant when) noexcept;
   /// Posts a message of at most kMessageBytesMax bytes; false: there is no room for it, and
   /// `answered` is not called. Error as Post(): nobody is told.
   [[nodiscard]] Result<bool> Send(std::string_view message, Outbox::Answered answered, Instant now);
@@ -106,8 +108,8 @@ class Rail {
   void Arm();
   [[nodiscard]] bool is_armed() const noexcept { return armed_; }
   void Heard() noexcept { armed_ = false; }
-  /// Ends the queue pair: when this returns, the device touches no memory for it any more. What was
-  /// not completed; who waits for an answer is told. Nothing is posted after that.
+  /// Ends the queue pairs: when this returns, the device touches no memory for them any more. What
+  /// was not completed; who waits for an answer is told. Nothing is posted after that.
   [[nodiscard]] std::vector<Piece> Break() noexcept;
 
  private:
@@ -115,28 +117,40 @@ class Rail {
     Piece piece;
     Instant when;
   };
-  [[nodiscard]] Posted& At(std::uint64_t number) noexcept { return posted_[number & posted_mask_]; }
-  [[nodiscard]] const Posted& At(std::uint64_t number) const noexcept {
-    return posted_[number & posted_mask_];
+  // What is posted on a queue pair, in order.
+  struct SendQueue {
+    explicit SendQueue(std::size_t depth) : ring(std::bit_ceil(depth)), mask(ring.size() - 1) {}
+    [[nodiscard]] Posted& At(std::uint64_t number) noexcept { return ring[number & mask]; }
+    [[nodiscard]] const Posted& At(std::uint64_t number) const noexcept {
+      return ring[number & mask];
+    }
+    [[nodiscard]] std::size_t count() const noexcept { return next - first; }
+    std::vector<Posted> ring;  // by number: a power of two
+    std::uint64_t mask;
+    std::uint64_t first = 0;  // the number of the oldest,
+    std::uint64_t next = 0;   // and of the next one
+    std::uint64_t bytes = 0;
+  };
+  [[nodiscard]] SendQueue& of(Lane lane) noexcept {
+    return queues_[static_cast<std::size_t>(lane)];
   }
-  void Enqueue(Direction direction, Request& request, ibv_send_wr* following);
-  void TakeBack(const Request& request) noexcept;
-  void Complete(std::uint64_t up_to, Clock& clock, Polled& polled);
+  [[nodiscard]] const SendQueue& of(Lane lane) const noexcept {
+    return queues_[static_cast<std::size_t>(lane)];
+  }
+  [[nodiscard]] int PostSend(Lane lane, ibv_send_wr& request, ibv_send_wr*& bad);
+  void Enqueue(Lane lane, Direction direction, Request& request, ibv_send_wr* following);
+  void TakeBack(Lane lane, const Request& request) noexcept;
+  void Complete(SendQueue& queue, std::uint64_t up_to, Clock& clock, Polled& polled);
   void Receive(const ibv_wc& completion, Clock& clock, Polled& polled);
 
   const std::uint64_t number_;
-  Outbox outbox_;          // whose page outlives the pair
-  CompletionQueue queue_;  // outlives the pair
-  RdmaDevice::Owned pair_;
+  Outbox outbox_;  // whose page outlives the pairs
+  RailPairs pairs_;
   const std::size_t peer_device_;
   Instant silent_since_{};
   bool armed_ = false;
-  const std::size_t depth_;  // of the queue
-  const std::size_t posted_mask_;
-  std::vector<Posted> posted_;  // a ring, by number: a power of two
-  std::uint64_t first_ = 0;     // the number of the oldest,
-  std::uint64_t next_ = 0;      // and of the next one
-  std::uint64_t bytes_in_flight_ = 0;
+  const std::size_t depth_;  // of each queue
+  OfEachLane<SendQueue> queues_;
   LinkPace pace_;
 };
 

@@ -73,7 +73,7 @@ std::optional<std::size_t> RailGroup::ChooseAmongAll(const Operation& operation)
   for (std::size_t place = 0; place < rails_.size(); ++place) {
     const Rail& rail = *rails_[place];
     if (place < operation.cannot.size() && operation.cannot[place]) continue;
-    if (!rail.HasRoom()) continue;
+    if (!rail.HasRoom(operation.lane)) continue;
     double until_done = 0;
     if (rails_.size() > 1) {
       const int tier =

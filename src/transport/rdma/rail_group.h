@@ -1,6 +1,7 @@
 // The rails of one path, and why there are not more.
 #pragma once
 
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <optional>
@@ -37,11 +38,18 @@ class RailGroup {
   /// As Path::Describe().
   [[nodiscard]] std::string Describe() const;
 
+  /// What a transfer has at most that goes with the short ones.
+  [[nodiscard]] std::uint64_t short_bytes_max() const noexcept {
+    std::uint64_t least = UINT64_MAX;
+    for (const auto& rail : rails_) least = std::min(least, rail->pace().piece_bytes());
+    return least;
+  }
   /// The place of the rail that would have the next piece of the operation done first: by bytes in
   /// flight, measured rate, and how near its device is to the memory that operation.regions is at.
   /// nullopt: none of those that can carry it has room.
   [[nodiscard]] std::optional<std::size_t> Choose(const Operation& operation) const {
-    const bool is_easy = rails_.size() == 1 && operation.cannot.empty() && rails_[0]->HasRoom();
+    const bool is_easy =
+        rails_.size() == 1 && operation.cannot.empty() && rails_[0]->HasRoom(operation.lane);
     if (is_easy) return 0;
     return ChooseAmongAll(operation);
   }

@@ -18,7 +18,7 @@ constexpr Duration kDisconnectTimeout = std::chrono::seconds(1);
 
 // Asks the peer for its end; whoever waits may have given up meanwhile.
 Task<void> Ask(std::shared_ptr<RdmaLink> link, std::uint64_t rail, std::string device,
-               QueuePairEnd here, AddressPair addresses, Instant deadline,
+               RailEnds here, AddressPair addresses, Instant deadline,
                std::shared_ptr<OneShot<Result<RdmaLink::Answer>>> answer) {
   auto connect = link->Connect(rail, std::move(device), here, addresses, deadline);
   answer->Set(co_await std::move(connect));
@@ -53,10 +53,8 @@ struct RdmaConnector::Attempt {
 
 // A rail in the making.
 struct RdmaConnector::Proof {
-  std::shared_ptr<RdmaDevice> device;
-  CompletionQueue queue;
   RailPage pages;  // what is written, and where it is read back to
-  RdmaDevice::Owned pair;
+  std::optional<RailPairs> pairs;
 };
 
 Task<std::vector<std::string>> RdmaConnector::ConnectRails(std::shared_ptr<RdmaPath> path,
@@ -191,15 +189,13 @@ Task<Status> RdmaConnector::ConnectOver(AttemptPtr attempt, std::size_t peer_dev
   const std::uint64_t number = link->NextRail();
   const DeviceInUse& in_use = attempt->in_use;
   RdmaDevice& device = *in_use.device;
-  Proof proof{in_use.device, {}, {}, {}};
-  QueuePairEnd here;
+  Proof proof;
+  RailEnds here;
   Status made;
   const auto make = [&]() -> Status {
-    MC_TRY(proof.queue, device.MakeCompletionQueue(attempt->cookie));
     MC_TRY(proof.pages, RailPage::Make(device, 2 * RailPage::kBytes, false));
-    MC_TRY(proof.pair, RdmaDevice::MakeQueuePair(in_use.device, proof.queue.get()));
-    here = device.Describe(*proof.pair.pair,
-                           static_cast<std::uint32_t>(world_.random.Next() & 0xFFFFFF));
+    MC_TRY(RailPairs pairs, RailPairs::Make(in_use.device, attempt->cookie));
+    here = proof.pairs.emplace(std::move(pairs)).Describe(world_.random);
     return {};
   };
   auto making = RunOn(in_use.worker, world_.control, [&made, &make] { made = make(); });
@@ -218,8 +214,7 @@ Task<Status> RdmaConnector::ConnectOver(AttemptPtr attempt, std::size_t peer_dev
   if (!answer) connected = Fail(answer.error());
   if (connected) {
     auto connecting = RunOn(in_use.connecting, world_.control, [&] {
-      connected = device.Connect(*proof.pair.pair, here, answer->there, addresses);
-      if (connected) connected = device.PostReceives(*proof.pair.pair, kMessagesMax);
+      connected = proof.pairs->Connect(here, answer->there, addresses);
     });
     co_await std::move(connecting);
   }
@@ -229,7 +224,7 @@ Task<Status> RdmaConnector::ConnectOver(AttemptPtr attempt, std::size_t peer_dev
   }
   if (connected) {
     path->AddRail(std::make_unique<Rail>(
-        number, std::move(proof.pair), std::move(proof.queue),
+        number, *std::move(proof.pairs),
         Outbox(std::move(proof.pages), answer->page_address, answer->page_key), peer_device));
     co_return Status{};
   }
@@ -237,52 +232,60 @@ Task<Status> RdmaConnector::ConnectOver(AttemptPtr attempt, std::size_t peer_dev
   co_return connected;
 }
 
-// A page of bytes that nobody can have sent before goes there and comes back.
+// A page of bytes that nobody can have sent before goes there over one queue pair and comes back
+// over the other.
 Task<Status> RdmaConnector::Prove(const Attempt& attempt, Proof& proof,
                                   const RdmaLink::Answer& answer) {
   const auto self = shared_from_this();
   const Instant deadline = std::min(attempt.deadline, After(world_.clock.Now(), kProofTimeout));
-  Verbs& verbs = proof.device->verbs();
   std::byte* const sent = proof.pages.bytes.get();
   std::byte* const received = sent + RailPage::kBytes;
   for (std::size_t at = 0; at < RailPage::kBytes; at += sizeof(std::uint64_t)) {
     const std::uint64_t nonce = world_.random.Next();
     std::memcpy(sent + at, &nonce, sizeof nonce);
   }
-  std::array<ibv_sge, 2> entries{};
-  std::array<ibv_send_wr, 2> requests{};
-  for (std::size_t i = 0; i < requests.size(); ++i) {
-    entries[i] = {reinterpret_cast<std::uint64_t>(i == 0 ? sent : received), RailPage::kBytes,
+  for (const bool writes : {true, false}) {
+    ibv_sge entry{reinterpret_cast<std::uint64_t>(writes ? sent : received), RailPage::kBytes,
                   proof.pages.region->lkey};
-    requests[i].sg_list = &entries[i];
-    requests[i].num_sge = 1;
-    requests[i].opcode = i == 0 ? IBV_WR_RDMA_WRITE : IBV_WR_RDMA_READ;
-    requests[i].send_flags = IBV_SEND_SIGNALED;
-    requests[i].wr.rdma.remote_addr = answer.page_address;
-    requests[i].wr.rdma.rkey = answer.page_key;
+    ibv_send_wr request{};
+    request.sg_list = &entry;
+    request.num_sge = 1;
+    request.opcode = writes ? IBV_WR_RDMA_WRITE : IBV_WR_RDMA_READ;
+    request.send_flags = IBV_SEND_SIGNALED;
+    request.wr.rdma.remote_addr = answer.page_address;
+    request.wr.rdma.rkey = answer.page_key;
+    auto carry =
+        CarryProof(attempt, *proof.pairs, writes ? Lane::kLong : Lane::kShort, request, deadline);
+    const Status carried = co_await std::move(carry);
+    if (!carried) co_return carried;
   }
-  requests[0].next = &requests[1];
+  if (std::memcmp(sent, received, RailPage::kBytes) != 0)
+    co_return Fail(ErrorId::kPathFailed, "a page came back changed");
+  co_return Status{};
+}
+
+// Posts it, and waits for its end.
+Task<Status> RdmaConnector::CarryProof(const Attempt& attempt, RailPairs& pairs, Lane lane,
+                                       ibv_send_wr& request, Instant deadline) {
+  const auto self = shared_from_this();
+  RdmaDevice& device = *pairs.device();
+  Verbs& verbs = device.verbs();
   ibv_send_wr* bad = nullptr;
-  if (const int failure = verbs.PostSend(proof.pair.pair.get(), requests.data(), &bad))
-    co_return Fail(ErrorId::kRdmaCall, "ibv_post_send on " + proof.device->name(), failure);
-  std::size_t ended = 0;
-  while (ended < requests.size()) {
+  if (const int failure = verbs.PostSend(&pairs.of(lane), &request, &bad))
+    co_return Fail(ErrorId::kRdmaCall, "ibv_post_send on " + device.name(), failure);
+  for (;;) {
     ibv_wc completion{};
-    const int count = verbs.PollCq(proof.queue.get(), 1, &completion);
-    if (count < 0) co_return Fail(ErrorId::kRdmaCall, "ibv_poll_cq on " + proof.device->name());
+    const int count = verbs.PollCq(&pairs.queue(), 1, &completion);
+    if (count < 0) co_return Fail(ErrorId::kRdmaCall, "ibv_poll_cq on " + device.name());
     if (count > 0 && completion.status != IBV_WC_SUCCESS)
       co_return Fail(ErrorId::kPathFailed,
                      fmt::format("no bytes go through: {}", verbs.StatusText(completion.status)));
-    ended += static_cast<std::size_t>(count);
-    if (count > 0) continue;
+    if (count > 0) co_return Status{};
     if (attempt.given_up) co_return Fail(Overtaken());
     if (world_.clock.Now() >= deadline)
       co_return Fail(ErrorId::kPathFailed, "no bytes went through in time");
     co_await world_.clock.SleepFor(world_.control, kProofLook);
   }
-  if (std::memcmp(sent, received, RailPage::kBytes) != 0)
-    co_return Fail(ErrorId::kPathFailed, "a page came back changed");
-  co_return Status{};
 }
 
 }  // namespace mooncake::rdma

@@ -48,6 +48,8 @@ class RdmaConnector : public std::enable_shared_from_this<RdmaConnector> {
                                          AddressPair addresses);
   [[nodiscard]] Task<Status> Prove(const Attempt& attempt, Proof& proof,
                                    const RdmaLink::Answer& answer);
+  [[nodiscard]] Task<Status> CarryProof(const Attempt& attempt, RailPairs& pairs, Lane lane,
+                                        ibv_send_wr& request, Instant deadline);
   void GiveUp(Attempt& attempt);
 
   World& world_;

@@ -223,8 +223,8 @@ Result<MemoryRegion> RdmaDevice::Register(const Dmabuf& dmabuf, void* base,
       Failed(fmt::format("ibv_reg_dmabuf_mr of {} bytes at {}", length_bytes, base), errno));
 }
 
-Result<CompletionQueue> RdmaDevice::MakeCompletionQueue(std::uint64_t cookie) {
-  const auto depth = static_cast<int>(queue_depth_ + kReceivesMax);
+Result<CompletionQueue> RdmaDevice::MakeCompletionQueue(std::uint64_t cookie, std::size_t pairs) {
+  const auto depth = static_cast<int>(pairs * (queue_depth_ + kReceivesMax));
   ibv_cq* const queue = verbs_.CreateCq(context_.get(), std::min(depth, attributes_.max_cqe),
                                         reinterpret_cast<void*>(cookie), channel_.get());
   if (queue == nullptr) return Fail(Failed("ibv_create_cq", errno));

@@ -87,8 +87,9 @@ class RdmaDevice {
   [[nodiscard]] Result<MemoryRegion> Register(const Dmabuf& dmabuf, void* base,
                                               std::uint64_t length_bytes, bool remote_read,
                                               bool remote_write);
-  /// Long enough for all that one queue pair may have posted.
-  [[nodiscard]] Result<CompletionQueue> MakeCompletionQueue(std::uint64_t cookie);
+  /// Long enough for all that so many queue pairs may have posted.
+  [[nodiscard]] Result<CompletionQueue> MakeCompletionQueue(std::uint64_t cookie,
+                                                            std::size_t pairs);
   /// One that counts in the budget while it lives: `Owned`. Errors: kQueuePairBudget, kRdmaCall.
   struct Owned {
     Owned() = default;

@@ -67,12 +67,12 @@ Task<Status> RdmaLink::Look(std::size_t device, Instant deadline) {
 }
 
 Task<Result<RdmaLink::Answer>> RdmaLink::Connect(std::uint64_t rail, std::string device,
-                                                 QueuePairEnd here, AddressPair addresses,
+                                                 RailEnds here, AddressPair addresses,
                                                  Instant deadline) {
   pb::RdmaConnectRequest request;
   request.set_rail(rail);
   request.set_device(std::move(device));
-  *request.mutable_caller() = ToProto(here);
+  AddTo(*request.mutable_caller(), here);
   *request.mutable_caller_address() = ToProto(addresses.local);
   *request.mutable_callee_address() = ToProto(addresses.remote);
   const std::shared_ptr<RpcConnection> connection = connection_;
@@ -81,7 +81,7 @@ Task<Result<RdmaLink::Answer>> RdmaLink::Connect(std::uint64_t rail, std::string
   if (!reply) co_return Fail(reply.error());
   pb::RdmaConnectReply body;
   if (!Parse(reply->body, body)) co_return Fail(ErrorId::kBadFrame, "RdmaConnectReply");
-  const Result<QueuePairEnd> there = FromProto(body.callee());
+  const Result<RailEnds> there = FromProto(body.callee());
   if (!there) co_return Fail(there.error());
   co_return Answer{*there, body.page_address(), body.page_key()};
 }

@@ -41,13 +41,12 @@ class RdmaLink : public std::enable_shared_from_this<RdmaLink> {
   [[nodiscard]] Task<Status> Look(std::size_t device, Instant deadline);
 
   struct Answer {
-    QueuePairEnd there;
+    RailEnds there;
     std::uint64_t page_address = 0;
     std::uint32_t page_key = 0;
   };
-  [[nodiscard]] Task<Result<Answer>> Connect(std::uint64_t rail, std::string device,
-                                             QueuePairEnd here, AddressPair addresses,
-                                             Instant deadline);
+  [[nodiscard]] Task<Result<Answer>> Connect(std::uint64_t rail, std::string device, RailEnds here,
+                                             AddressPair addresses, Instant deadline);
   /// When it returns success, nothing that was sent over the rail lands any more; one that the peer
   /// is still making comes to nothing.
   [[nodiscard]] Task<Status> Disconnect(std::uint64_t rail, Instant deadline);

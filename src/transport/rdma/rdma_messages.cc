@@ -49,6 +49,10 @@ pb::RdmaEnd ToProto(const QueuePairEnd& end) {
   return proto;
 }
 
+void AddTo(google::protobuf::RepeatedPtrField<pb::RdmaEnd>& proto, const RailEnds& ends) {
+  for (const QueuePairEnd& end : ends) *proto.Add() = ToProto(end);
+}
+
 Result<GidRow> FromProto(const pb::RdmaAddress& proto) {
   GidRow row;
   if (proto.gid().size() != row.gid.size()) return Bad("a GID has 16 bytes");
@@ -80,6 +84,16 @@ Result<QueuePairEnd> FromProto(const pb::RdmaEnd& proto) {
   if (proto.reads() > kReadsMaxSaid || proto.lid() > UINT16_MAX) return Bad("a limit out of range");
   return QueuePairEnd{proto.queue_pair(), proto.packet(), proto.mtu_bytes(), proto.reads(),
                       static_cast<std::uint16_t>(proto.lid())};
+}
+
+Result<RailEnds> FromProto(const google::protobuf::RepeatedPtrField<pb::RdmaEnd>& proto) {
+  RailEnds ends;
+  if (static_cast<std::size_t>(proto.size()) != ends.size())
+    return Bad("a rail has two queue pairs");
+  for (std::size_t i = 0; i < ends.size(); ++i) {
+    MC_TRY(ends[i], FromProto(proto[static_cast<int>(i)]));
+  }
+  return ends;
 }
 
 Result<std::vector<PeerDevice>> DecodeDevices(const std::string& advertisement) {

@@ -9,8 +9,9 @@
 namespace mooncake {
 
 struct RdmaOptions {
-  std::uint32_t queue_depth = 128;       ///< Requests posted and unfinished on one queue pair.
-  std::uint32_t queue_pairs_max = 1024;  ///< On one device, those that peers have connected too.
+  std::uint32_t queue_depth = 128;  ///< Requests posted and unfinished on one queue pair.
+  /// On one device: two for each peer, and two more where it has connected as well.
+  std::uint32_t queue_pairs_max = 2048;
   /// Longest request; at least 4 KiB. Slower links are given shorter ones, and devices no longer
   /// ones than they take.
   std::uint64_t piece_bytes_max = 8 << 20;

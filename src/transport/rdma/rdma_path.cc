@@ -274,6 +274,11 @@ bool RdmaPath::Sleep(IsOver is_over, Instant until, const Lock&) {
   operations_.Add(operation);
 }
 
+[[gnu::always_inline]] inline Lane RdmaPath::LaneFor(const Transfer& transfer,
+                                                     const Lock&) const noexcept {
+  return transfer.total_bytes <= rails_.short_bytes_max() ? Lane::kShort : Lane::kLong;
+}
+
 [[gnu::always_inline]] inline void RdmaPath::LeaveAll(Operation& operation, const Lock&) {
   const std::uint64_t bytes = operation.transfer->total_bytes;
   if (bytes > 0) operation.left.push_back({0, 0, bytes});
@@ -298,7 +303,7 @@ Status RdmaPath::Run(const Transfer& transfer) {
       return Fail(*failure_);
     if (parked_) [[unlikely]]
       return std::nullopt;
-    operation = operations_.Make(regions_, transfer);
+    operation = operations_.Make(regions_, transfer, LaneFor(transfer, lock));
     // What need not come before the request is posted comes while it is on its way.
     const bool is_posted = !IsCancelled(transfer) && poster_.PostWhole(*operation);
     if (!is_posted && !regions_.AreKnown(transfer)) [[unlikely]]
@@ -366,7 +371,7 @@ void RdmaPath::Start(const Transfer& transfer, std::function<void(Status)> done)
   if (failure_) return done(Fail(*failure_));
   if (parked_)
     return done(Fail(ErrorId::kPathFailed, "its queue pairs were given to another peer"));
-  const OperationPtr operation = operations_.Make(regions_, transfer);
+  const OperationPtr operation = operations_.Make(regions_, transfer, LaneFor(transfer, lock));
   Begin(operation, world_.clock.Now(), lock);
   LeaveAll(*operation, lock);
   operation->done = std::move(done);
@@ -501,7 +506,12 @@ void RdmaPath::Blame(const Piece& culprit, ibv_wc_status status, const Lock& loc
 
 [[gnu::always_inline]] inline void RdmaPath::PostAll(const Lock& lock) {
   some_left_ = false;
-  for (auto next = operations_.begin(); next != operations_.end();) {
+  for (const Lane lane : kLanes) PostAllOn(lane, lock);
+}
+
+void RdmaPath::PostAllOn(Lane lane, const Lock& lock) {
+  auto& operations = operations_.of(lane);
+  for (auto next = operations.begin(); next != operations.end();) {
     Operation& operation = *next;
     // It may end while it is posted, others too, and nobody has to keep it then.
     const std::uint64_t removed = operations_.removed();
@@ -511,7 +521,7 @@ void RdmaPath::Blame(const Piece& culprit, ibv_wc_status status, const Lock& loc
     while (is_there() && !operation.outcome && !operation.left.empty()) {
       if (!PostNext(operation, lock)) return;
     }
-    next = is_there() ? std::next(next) : operations_.begin();
+    next = is_there() ? std::next(next) : operations.begin();
   }
 }
 

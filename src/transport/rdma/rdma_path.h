@@ -74,6 +74,7 @@ class RdmaPath final : public Path, public std::enable_shared_from_this<RdmaPath
  private:
   using Lock = LightLock;
   void Begin(const OperationPtr& operation, Instant now, const Lock& lock);
+  [[nodiscard]] Lane LaneFor(const Transfer& transfer, const Lock& lock) const noexcept;
   /// All of it is still to be posted.
   void LeaveAll(Operation& operation, const Lock& lock);
   void Spin(const Operation& operation);
@@ -86,6 +87,7 @@ class RdmaPath final : public Path, public std::enable_shared_from_this<RdmaPath
   void Progress(const Lock& lock, Instant now = {});
   void Poll(const Lock& lock);
   void PostAll(const Lock& lock);
+  void PostAllOn(Lane lane, const Lock& lock);
   [[nodiscard]] bool PostNext(Operation& operation, const Lock& lock);
   [[gnu::cold]] void Break(std::size_t place, const std::string& reason, const Lock& lock);
   void Confirm(std::uint64_t rail, std::vector<OperationPtr> touched);

@@ -14,10 +14,6 @@ constexpr Duration kAnnounceTimeout = std::chrono::seconds(3);
 constexpr Duration kParkTimeout = std::chrono::milliseconds(500);
 constexpr std::size_t kAskedForRoomMax = 8;
 
-std::uint32_t DrawPacketNumber(Random& random) {
-  return static_cast<std::uint32_t>(random.Next() & 0xFFFFFF);
-}
-
 }  // namespace
 
 Task<void> RunOn(std::shared_ptr<Worker> worker, Executor executor, std::function<void()> work) {
@@ -115,7 +111,7 @@ Task<Result<Reply>> RdmaServer::Connect(ServedPtr served, Frame request) {
   if (in_use == nullptr)
     co_return Fail(ErrorId::kPathUnusable,
                    fmt::format("there is no device {} here", body.device()));
-  const Result<QueuePairEnd> there = FromProto(body.caller());
+  const Result<RailEnds> there = FromProto(body.caller());
   const Result<GidRow> theirs = FromProto(body.caller_address());
   const Result<GidRow> ours = FromProto(body.callee_address());
   if (!there) co_return Fail(there.error());
@@ -123,7 +119,7 @@ Task<Result<Reply>> RdmaServer::Connect(ServedPtr served, Frame request) {
   if (!ours) co_return Fail(ours.error());
   const PortState port = in_use->device->port();
   if (!port.usable) co_return Fail(ErrorId::kPathFailed, port.reason);
-  AddressPair addresses{*ours, *theirs, !port.addresses.infiniband || there->lid == 0};
+  AddressPair addresses{*ours, *theirs, !port.addresses.infiniband || there->front().lid == 0};
   const auto row = std::find_if(
       port.addresses.rows.begin(), port.addresses.rows.end(),
       [&ours](const GidRow& one) { return one.gid == ours->gid && one.kind == ours->kind; });
@@ -182,20 +178,18 @@ Task<bool> RdmaServer::MakeRoom(const RdmaDevice& device, ServedPtr for_whom) {
 }
 
 Result<pb::RdmaConnectReply> RdmaServer::ConnectNow(const DeviceInUse& in_use, Served& served,
-                                                    std::uint64_t rail, const QueuePairEnd& there,
+                                                    std::uint64_t rail, const RailEnds& there,
                                                     const AddressPair& addresses) {
-  RdmaDevice& device = *in_use.device;
   std::uint64_t cookie = kCookieBit | std::uint64_t{served.number} << kServedShift;
   {
     const std::lock_guard lock(served.mutex);
     cookie |= ++served.last_cookie;
   }
   MC_TRY(ServedRail made, ServedRail::Make(in_use.device, cookie));
-  const QueuePairEnd here = device.Describe(made.pair(), DrawPacketNumber(world_.random));
-  MC_TRY_STATUS(device.Connect(made.pair(), here, there, addresses));
-  MC_TRY_STATUS(made.Listen());
+  const RailEnds here = made.pairs().Describe(world_.random);
+  MC_TRY_STATUS(made.Connect(here, there, addresses));
   pb::RdmaConnectReply reply;
-  *reply.mutable_callee() = ToProto(here);
+  AddTo(*reply.mutable_callee(), here);
   reply.set_page_address(reinterpret_cast<std::uint64_t>(made.page().bytes.get()));
   reply.set_page_key(made.page().region->rkey);
   const std::lock_guard lock(served.mutex);

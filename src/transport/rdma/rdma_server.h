@@ -68,8 +68,7 @@ class RdmaServer : public std::enable_shared_from_this<RdmaServer> {
 
   [[nodiscard]] Task<Result<Reply>> Connect(ServedPtr served, Frame request);
   [[nodiscard]] Result<pb::RdmaConnectReply> ConnectNow(const DeviceInUse& in_use, Served& served,
-                                                        std::uint64_t rail,
-                                                        const QueuePairEnd& there,
+                                                        std::uint64_t rail, const RailEnds& there,
                                                         const AddressPair& addresses);
   [[nodiscard]] Task<bool> MakeRoom(const RdmaDevice& device, ServedPtr for_whom);
   [[nodiscard]] Task<Result<Reply>> Disconnect(ServedPtr served, Frame request);

@@ -22,7 +22,7 @@ std::size_t RequestPoster::Cut(Operation& operation, const Rail& rail) {
   const std::uint64_t bytes_max = PieceBytesFor(operation, rail);
   const RequestLimits limits{rail.device().rank(), rail.peer_device(), rail.device().entries_max(),
                              bytes_max};
-  const std::size_t most = std::min(kChainMax, rail.room());
+  const std::size_t most = std::min(kChainMax, rail.room(operation.lane));
   while (count < most && bytes < bytes_max && !operation.left.empty()) {
     Range rest = operation.left.back();
     Request& request = chain_[count];
@@ -64,9 +64,9 @@ RequestPoster::Outcome RequestPoster::PostChain(Operation& operation, std::size_
                                                 std::size_t count) {
   Rail& rail = rails_[place];
   std::size_t accepted = 0;
-  const Status posted =
-      rail.Post(operation.transfer->direction, std::span(chain_).first(count), accepted);
-  rail.Stamp(accepted, turn_.Now());
+  const Status posted = rail.Post(operation.lane, operation.transfer->direction,
+                                  std::span(chain_).first(count), accepted);
+  rail.Stamp(operation.lane, accepted, turn_.Now());
   operation.pieces += accepted;
   if (posted) return Outcome::kPosted;
   for (std::size_t i = count; i-- > accepted;) operation.left.push_back(chain_[i].piece.range);
@@ -76,7 +76,8 @@ RequestPoster::Outcome RequestPoster::PostChain(Operation& operation, std::size_
 
 [[gnu::hot]] bool RequestPoster::PostWhole(Operation& operation) {
   const Transfer& transfer = *operation.transfer;
-  if (transfer.slices.size() != 1 || transfer.total_bytes == 0) return false;
+  const bool may_be_one = operation.lane == Lane::kShort && transfer.slices.size() == 1;
+  if (!may_be_one || transfer.total_bytes == 0) return false;
   const std::optional<std::size_t> place = Choose(operation, transfer.slices.front(), 0);
   if (!place) return false;
   Rail& rail = rails_[*place];
@@ -85,7 +86,7 @@ RequestPoster::Outcome RequestPoster::PostChain(Operation& operation, std::size_
   Request& request = chain_.front();
   if (!whole_.Cut(regions_, transfer, limits, request)) return false;
   request.piece.operation = &operation;
-  if (!rail.PostOne(transfer.direction, request)) return false;
+  if (!rail.PostOne(Lane::kShort, transfer.direction, request)) return false;
   operation.pieces = 1;
   whole_rail_ = &rail;
   return true;

@@ -35,7 +35,7 @@ class RequestPoster {
   /// refused it, and nothing was done.
   [[nodiscard]] bool PostWhole(Operation& operation);
   /// When that was posted: looking at the clock need not hold it up.
-  void StampWhole(Instant when) noexcept { whole_rail_->Stamp(1, when); }
+  void StampWhole(Instant when) noexcept { whole_rail_->Stamp(Lane::kShort, 1, when); }
 
  private:
   [[nodiscard]] std::optional<std::size_t> Choose(Operation& operation, const Slice& slice,
