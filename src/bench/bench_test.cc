@@ -47,6 +47,16 @@ TEST(BenchRows, ARowThatStaysHasOnePlace) {
   }
 }
 
+TEST(BenchRows, HaveAsManyCallsInFlightAsPerftestFillsALinkWith) {
+  const auto in_flight = [](std::string_view row) {
+    return AsPerftest((*SelectRows(row))[0]).in_flight;
+  };
+  EXPECT_EQ(in_flight("64KiB"), 16U);
+  EXPECT_EQ(in_flight("256x64KiB"), 2U);
+  EXPECT_EQ(in_flight("64x1MiB"), 2U);
+  EXPECT_EQ(in_flight("64B"), 1U);  // a latency
+}
+
 TEST(BenchRows, ShrinkingKeepsTheShape) {
   const BenchRow row = Shrink((*SelectRows("65536x4KiB"))[0], 1 << 20);
   EXPECT_EQ(row.range_bytes, 4096U);

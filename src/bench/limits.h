@@ -24,6 +24,8 @@ class BenchCall {
  public:
   virtual ~BenchCall() = default;
   [[nodiscard]] virtual Status Run(std::size_t position) = 0;
+  /// Waits for calls that Run() has left on their way.
+  [[nodiscard]] virtual Status Finish() { return {}; }
   /// How often Run() is to be called for one call of the row; more than 1 where a command carries
   /// several.
   [[nodiscard]] virtual std::uint64_t calls_per_run() const noexcept { return 1; }

@@ -155,6 +155,17 @@ std::string_view ToString(BenchLimit limit) noexcept {
 
 std::span<const BenchRow> BenchRows() noexcept { return kRows; }
 
+BenchRow AsPerftest(BenchRow row) noexcept {
+  constexpr std::uint64_t kInFlightBytes = 32 * kMi;
+  constexpr std::uint64_t kInFlightMin = 2;
+  constexpr std::uint64_t kInFlightMax = 16;
+  row.stays = true;
+  if (row.metric == BenchMetric::kThroughput)
+    row.in_flight = static_cast<std::uint32_t>(
+        std::clamp(kInFlightBytes / row.bytes(), kInFlightMin, kInFlightMax));
+  return row;
+}
+
 BenchRow Shrink(BenchRow row, std::uint64_t bytes_max) noexcept {
   row.range_bytes = std::min(row.range_bytes, bytes_max);
   row.ranges = static_cast<std::uint32_t>(

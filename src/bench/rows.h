@@ -53,7 +53,8 @@ struct BenchRow {
   std::uint32_t threads;
   bool paced;  ///< A pause before each call: everybody sleeps when it begins.
   std::array<BenchGoal, kBenchTransports.size()> goals;  ///< By BenchTransport.
-  bool stays = false;  ///< Every range of every call lies at one place.
+  bool stays = false;           ///< Every range of every call lies at one place.
+  std::uint32_t in_flight = 1;  ///< Calls of a thread that are on their way at once.
   [[nodiscard]] std::uint64_t bytes() const noexcept { return range_bytes * ranges; }
   [[nodiscard]] const BenchGoal& goal(BenchTransport transport) const noexcept {
     return goals[static_cast<std::size_t>(transport)];
@@ -64,6 +65,10 @@ struct BenchRow {
 /// The same shape with so few bytes that a call takes no time worth mentioning: at most
 /// `bytes_max`.
 [[nodiscard]] BenchRow Shrink(BenchRow row, std::uint64_t bytes_max) noexcept;
+
+/// The row as perftest does it: always at the same place, so that all is at hand, and, for
+/// bandwidth, with calls in flight together.
+[[nodiscard]] BenchRow AsPerftest(BenchRow row) noexcept;
 
 /// Those of `list` ("64B,1MiB"; empty: all). kBadOptionValue names the nearest.
 [[nodiscard]] Result<std::vector<BenchRow>> SelectRows(std::string_view list);

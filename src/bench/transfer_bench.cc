@@ -1,6 +1,7 @@
 #include "bench/transfer_bench.h"
 
 #include <cstring>
+#include <deque>
 
 #include "base/real_world.h"
 #include "bench/bench_peer.h"
@@ -52,6 +53,7 @@ class EngineCall final : public BenchCall {
         peer_(std::move(peer)),
         direction_(direction),
         ranges_(row.ranges),
+        in_flight_(row.in_flight),
         deadline_(After(clock.Now(), kCallTimeout)),
         visited_(BenchLayout(row, local.size()).positions(), 0) {
     const BenchLayout layout(row, local.size());
@@ -65,9 +67,21 @@ class EngineCall final : public BenchCall {
   }
   Status Run(std::size_t position) override {
     visited_[position] = 1;
-    return engine_.Run(peer_, direction_,
-                       std::span<const Copy>(copies_).subspan(position * ranges_, ranges_),
-                       {.deadline = deadline_});
+    const auto copies = std::span<const Copy>(copies_).subspan(position * ranges_, ranges_);
+    const BatchOptions options{.deadline = deadline_};
+    if (in_flight_ == 1) return engine_.Run(peer_, direction_, copies, options);
+    if (under_way_.size() == in_flight_) {
+      MC_TRY_STATUS(AwaitOldest());
+    }
+    under_way_.push_back(
+        engine_.Submit(peer_, direction_, {copies.begin(), copies.end()}, options));
+    return {};
+  }
+  Status Finish() override {
+    while (!under_way_.empty()) {
+      MC_TRY_STATUS(AwaitOldest());
+    }
+    return {};
   }
   void ForgetVisits() noexcept { std::fill(visited_.begin(), visited_.end(), 0); }
   void Extend(Instant deadline) noexcept { deadline_ = deadline; }
@@ -77,10 +91,18 @@ class EngineCall final : public BenchCall {
   }
 
  private:
+  Status AwaitOldest() {
+    const std::shared_ptr<Batch> oldest = std::move(under_way_.front());
+    under_way_.pop_front();
+    return oldest->Wait();
+  }
+
   Engine& engine_;
   PeerPtr peer_;
   Direction direction_;
   std::uint32_t ranges_;
+  std::uint32_t in_flight_;  // more than 1: one thread calls
+  std::deque<std::shared_ptr<Batch>> under_way_;
   Instant deadline_;
   std::vector<Copy> copies_;
   std::vector<std::uint8_t> visited_;
@@ -274,6 +296,8 @@ Result<Sample> TransferBench::Loop(BenchCall& call, const BenchRow& row, std::si
     position += step;
     if (position >= positions) position = first;
   } while (before < end);
+  MC_TRY_STATUS(call.Finish());
+  before = world_.clock.Now();
   next_[first] = position;
   sample.seconds = std::chrono::duration<double>(before - begin).count();
   sample.bytes = static_cast<double>(sample.calls) * static_cast<double>(row.bytes());
@@ -356,13 +380,13 @@ Result<BenchEntry> TransferBench::Measure(Initiator& initiator, BenchRow row, Di
                                                        : there_.user_region()};
   BenchGoal goal = row.goal(initiator.transport);
   if (goal.limit == BenchLimit::kVerbs && !perftest_) goal = {};
-  // perftest moves the same bytes again and again, which are always at hand.
-  row.stays = goal.limit == BenchLimit::kVerbs;
+  if (goal.limit == BenchLimit::kVerbs) row = AsPerftest(row);
   EngineCall ours(world_.clock, initiator.node->engine(), initiator.peer, row, direction,
                   writes ? source_->bytes() : landing_->bytes(), region);
   MC_TRY(const std::unique_ptr<BenchCall> bare, PrepareLimit(goal.limit, row, direction));
   next_.clear();
   MC_TRY_STATUS(ours.Run(0));  // maps, makes the ring
+  MC_TRY_STATUS(ours.Finish());
 
   const int phases = goal.limit == BenchLimit::kNone ? 1 : 2;
   const Duration stretch = options_.duration / (options_.rounds * phases);
