@@ -65,6 +65,13 @@ class EngineCall final : public BenchCall {
       }
     }
   }
+  // After a failure others may be on their way, into memory that ends with the benchmark.
+  ~EngineCall() override {
+    for (const std::shared_ptr<Batch>& batch : under_way_) static_cast<void>(batch->Wait());
+  }
+  EngineCall(const EngineCall&) = delete;
+  EngineCall& operator=(const EngineCall&) = delete;
+
   Status Run(std::size_t position) override {
     visited_[position] = 1;
     const auto copies = std::span<const Copy>(copies_).subspan(position * ranges_, ranges_);
