@@ -67,7 +67,7 @@ TEST(WireGolden, RdmaConnectRequest) {
   pb::RdmaConnectRequest request;
   request.set_rail(3);
   request.set_device("mlx5_0");
-  for (const std::uint32_t number : {0x123456, 0x123457}) {
+  for (const std::uint32_t number : {0x123456, 0x123457, 0x123458}) {
     pb::RdmaEnd& end = *request.add_caller();
     end.set_queue_pair(number);
     end.set_packet(0xABCDEF);
@@ -80,6 +80,7 @@ TEST(WireGolden, RdmaConnectRequest) {
   EXPECT_EQ(Hex(AsBytes(request.SerializeAsString())),
             "080312066d6c78355f301a1008d6e84810ef9baf0518802020102807"
             "1a1008d7e84810ef9baf0518802020102807"
+            "1a1008d8e84810ef9baf0518802020102807"
             "22140a10676767676767676767676767676767671003");
 }
 

@@ -26,7 +26,7 @@ MOONCAKE_FUZZER(rdma_messages) {
   pb::RdmaConnectRequest connect;
   if (connect.ParseFromString(text)) {
     if (const auto ends = rdma::FromProto(connect.caller())) {
-      MC_FUZZ_CHECK(connect.caller_size() == 2);
+      MC_FUZZ_CHECK(connect.caller_size() == 3);
       for (const rdma::QueuePairEnd& end : *ends) {
         MC_FUZZ_CHECK(end.number < 1U << 24 && end.packet < 1U << 24);
         MC_FUZZ_CHECK(end.mtu_bytes >= 256 && end.mtu_bytes <= 4096);

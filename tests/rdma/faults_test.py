@@ -196,8 +196,8 @@ class Leaks(unittest.TestCase):
         count = int(os.environ.get("MOONCAKE_TEST_PEERS", "20"))
         addresses = self.far.do("crowd", count, seconds=300)["addresses"]
         self.near.do("meet", 60_000, *addresses, seconds=300)
-        # For short transfers and for long ones, one end there, one here.
-        wait_until(lambda: resources.held()["qp"] == 4 * count, 60, lambda: f"{resources.held()}, not two queue pairs to each of {count}")
+        # One for short transfers and two for long ones, one end there, one here.
+        wait_until(lambda: resources.held()["qp"] == 6 * count, 60, lambda: f"{resources.held()}, not three queue pairs to each of {count}")
         self.far.do("disperse", seconds=300)
         self.nothing_is_left()
 

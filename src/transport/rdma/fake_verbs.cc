@@ -118,6 +118,12 @@ class FakeNetwork final : public FakeVerbs {
     const std::lock_guard lock(mutex_);
     return posted_.size();
   }
+  std::size_t WaitingPairs() const override {
+    const std::lock_guard lock(mutex_);
+    std::set<const FakeQp*> pairs;
+    for (const FakeRequest& request : posted_) pairs.insert(request.pair);
+    return pairs.size();
+  }
   std::size_t Resolving() const override {
     const std::lock_guard lock(mutex_);
     return resolving_;

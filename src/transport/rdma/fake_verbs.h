@@ -51,6 +51,8 @@ class FakeVerbs : public Verbs, public FaultBook {
   [[nodiscard]] virtual std::uint64_t Carried(std::size_t a, std::size_t b) const = 0;
   /// Requests that have been posted and not been carried out.
   [[nodiscard]] virtual std::size_t Waiting() const = 0;
+  /// The queue pairs that they are on.
+  [[nodiscard]] virtual std::size_t WaitingPairs() const = 0;
   /// Queue pairs whose connecting hangs: FakeFabric::resolve_time.
   [[nodiscard]] virtual std::size_t Resolving() const = 0;
   /// From now on requests of this length and longer wait until they are let go (nullopt), and what

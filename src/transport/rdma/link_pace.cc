@@ -8,10 +8,11 @@ namespace {
 // So long a piece takes on its link at most.
 constexpr double kPieceNanoseconds = 4e6;
 constexpr std::uint64_t kPieceBytesMax = 1 << 20;
-constexpr double kLongPieceNanoseconds = 48e6;
 constexpr std::uint64_t kPieceBytesMin = 64 << 10;  // they are multiples of it
-// So much is posted ahead: a millisecond, and on slower links what long pieces need to follow each
-// other. One of them at least: the next is posted while it is on its way.
+// And so long a chain of them.
+constexpr double kChainNanoseconds = 256e6;
+constexpr std::uint64_t kChainBytesMax = 16 << 20;
+// So much is posted ahead on a queue pair: a millisecond, on slower links more.
 constexpr double kWindowNanoseconds = 1e6;
 constexpr double kLongWindowNanoseconds = 16e6;
 constexpr std::uint64_t kWindowBytesMin = 4 << 20;
@@ -39,27 +40,26 @@ void LinkPace::Measure(Instant now) noexcept {
 }
 
 void LinkPace::Fit() noexcept {
-  const auto fitted = [this](double nanoseconds) {
-    return std::min(piece_bytes_max_, std::max(kPieceBytesMin, RoundDown(BytesIn(nanoseconds))));
+  const auto fitted = [this](double nanoseconds, std::uint64_t most) {
+    return std::clamp(RoundDown(BytesIn(nanoseconds)), kPieceBytesMin, most);
   };
-  piece_bytes_ = std::min(fitted(kPieceNanoseconds), kPieceBytesMax);
-  long_piece_bytes_ = fitted(kLongPieceNanoseconds);
+  piece_bytes_ = std::min(fitted(kPieceNanoseconds, kPieceBytesMax), piece_bytes_max_);
+  chain_bytes_max_ = fitted(kChainNanoseconds, kChainBytesMax);
   window_bytes_ =
-      std::max({BytesIn(kWindowNanoseconds), long_piece_bytes_ + 1,
-                std::clamp(BytesIn(kLongWindowNanoseconds), kWindowBytesMin, kLongWindowBytesMax)});
+      std::max(BytesIn(kWindowNanoseconds),
+               std::clamp(BytesIn(kLongWindowNanoseconds), kWindowBytesMin, kLongWindowBytesMax));
 }
 
 std::uint64_t LinkPace::BytesIn(double nanoseconds) const noexcept {
   return static_cast<std::uint64_t>(bytes_per_nanosecond_ * nanoseconds);
 }
 
-std::uint64_t LinkPace::PieceBytesFor(std::uint64_t share_bytes, std::uint64_t ahead_bytes,
+std::uint64_t LinkPace::ChainBytesFor(std::uint64_t share_bytes, std::uint64_t ahead_bytes,
                                       Duration time_left) const noexcept {
   const double in_time = bytes_per_nanosecond_ * static_cast<double>(time_left.count()) -
                          static_cast<double>(ahead_bytes);
   const double fitting = std::clamp(in_time, 0.0, static_cast<double>(share_bytes));
-  return std::clamp(RoundDown(static_cast<std::uint64_t>(fitting)), piece_bytes_,
-                    long_piece_bytes_);
+  return std::clamp(RoundDown(static_cast<std::uint64_t>(fitting)), piece_bytes_, chain_bytes_max_);
 }
 
 }  // namespace mooncake::rdma

@@ -30,10 +30,11 @@ class LinkPace {
   [[nodiscard]] double bytes_per_nanosecond() const noexcept { return bytes_per_nanosecond_; }
   /// How long a piece may be where others are to end with it.
   [[nodiscard]] std::uint64_t piece_bytes() const noexcept { return piece_bytes_; }
-  /// How long the next piece may be, or a chain of them: each costs a completion, and where nobody
-  /// polls, a waking. `share_bytes` is what is left for this link, and all that has been posted
-  /// (`ahead_bytes`) and longer pieces than piece_bytes() should have arrived within `time_left`.
-  [[nodiscard]] std::uint64_t PieceBytesFor(std::uint64_t share_bytes, std::uint64_t ahead_bytes,
+  [[nodiscard]] std::uint64_t piece_bytes_max() const noexcept { return piece_bytes_max_; }
+  /// How much is posted together: each chain costs a completion, and where nobody polls, a waking.
+  /// `share_bytes` is what is left for this link, and all that has been posted (`ahead_bytes`) and
+  /// longer chains than piece_bytes() should have arrived within `time_left`.
+  [[nodiscard]] std::uint64_t ChainBytesFor(std::uint64_t share_bytes, std::uint64_t ahead_bytes,
                                             Duration time_left) const noexcept;
   /// How much keeps the link busy until whoever polls it has been woken and has posted more.
   [[nodiscard]] std::uint64_t window_bytes() const noexcept { return window_bytes_; }
@@ -47,7 +48,7 @@ class LinkPace {
   const std::uint64_t piece_bytes_max_;
   double bytes_per_nanosecond_;
   std::uint64_t piece_bytes_ = 0;
-  std::uint64_t long_piece_bytes_ = 0;
+  std::uint64_t chain_bytes_max_ = 0;
   std::uint64_t window_bytes_ = 0;
   Instant since_{};
   std::uint64_t bytes_since_ = 0;

@@ -19,34 +19,25 @@ TEST(LinkPace, FitsPiecesToTheLink) {
 
 TEST(LinkPace, PostsAMillisecondAhead) {
   EXPECT_EQ(LinkPace(50, kPieceMax).window_bytes(), 50'000'000U);
-  EXPECT_EQ(LinkPace(2, kPieceMax).window_bytes(), 16 * kMi);  // two long pieces
+  EXPECT_EQ(LinkPace(2, kPieceMax).window_bytes(), 16 * kMi);
   EXPECT_EQ(LinkPace(0.05, kPieceMax).window_bytes(), 4 * kMi);
 }
 
-// Else the link would run dry between any two pieces.
-TEST(LinkPace, LeavesRoomForAPieceBehindALongOne) {
-  for (const double rate : {0.01, 0.1, 0.15, 0.25, 0.5, 2.0, 50.0}) {
-    const LinkPace pace(rate, kPieceMax);
-    EXPECT_GT(pace.window_bytes(), pace.PieceBytesFor(100 * kMi, 0, 1h)) << rate;
-  }
-}
-
-TEST(LinkPace, MakesLongPiecesOfAShareThatIsLarge) {
+TEST(LinkPace, MakesLongChainsOfAShareThatIsLarge) {
   const LinkPace fast(50, kPieceMax);
-  EXPECT_EQ(fast.PieceBytesFor(100 * kMi, 0, kNever - Instant{}), kPieceMax);
-  EXPECT_EQ(fast.PieceBytesFor(3 * kMi + 5, 0, 1h), 3 * kMi);
-  EXPECT_EQ(fast.PieceBytesFor(5, 0, 1h), kMi);
-  const LinkPace slow(0.1, kPieceMax);
-  EXPECT_EQ(slow.PieceBytesFor(100 * kMi, 0, 1h), 73 * 64U << 10);  // 48 ms, rounded
-  EXPECT_EQ(LinkPace(50, 4096).PieceBytesFor(100 * kMi, 0, 1h), 4096U);
+  EXPECT_EQ(fast.ChainBytesFor(100 * kMi, 0, kNever - Instant{}), 16 * kMi);
+  EXPECT_EQ(fast.ChainBytesFor(3 * kMi + 5, 0, 1h), 3 * kMi);
+  EXPECT_EQ(fast.ChainBytesFor(5, 0, 1h), kMi);
+  const LinkPace slow(0.01, kPieceMax);
+  EXPECT_EQ(slow.ChainBytesFor(100 * kMi, 0, 1h), 39 * 64U << 10);  // 256 ms, rounded
 }
 
-TEST(LinkPace, MakesPiecesLongThatEndInTimeOnly) {
+TEST(LinkPace, MakesChainsLongThatEndInTimeOnly) {
   const LinkPace pace(0.1, kPieceMax);
-  EXPECT_EQ(pace.PieceBytesFor(100 * kMi, 0, 16ms), 24 * 64U << 10);
-  EXPECT_EQ(pace.PieceBytesFor(100 * kMi, kMi, 24ms), 20 * 64U << 10);
-  EXPECT_EQ(pace.PieceBytesFor(100 * kMi, 4 * kMi, 32ms), 384U << 10);
-  EXPECT_EQ(pace.PieceBytesFor(100 * kMi, 0, -1ms), 384U << 10);
+  EXPECT_EQ(pace.ChainBytesFor(100 * kMi, 0, 16ms), 24 * 64U << 10);
+  EXPECT_EQ(pace.ChainBytesFor(100 * kMi, kMi, 24ms), 20 * 64U << 10);
+  EXPECT_EQ(pace.ChainBytesFor(100 * kMi, 4 * kMi, 32ms), 384U << 10);
+  EXPECT_EQ(pace.ChainBytesFor(100 * kMi, 0, -1ms), 384U << 10);
 }
 
 TEST(LinkPace, LearnsFromLongBurstsOnly) {

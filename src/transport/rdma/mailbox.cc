@@ -115,7 +115,7 @@ bool ServedRail::Poll(std::vector<Message>& messages) {
       if (completion.wr_id != kReceiveId) continue;  // an answer has arrived there
       const std::optional<MessageNotice> notice = DecodeMessage(completion.imm_data);
       const bool has_notice = completion.opcode == IBV_WC_RECV_RDMA_WITH_IMM && notice;
-      if (!has_notice || !device()->PostReceives(pairs_.of(Lane::kShort), 1)) return false;
+      if (!has_notice || !device()->PostReceives(pairs_[kShortPair], 1)) return false;
       // A copy, once: the peer may write there again at any time.
       const std::byte* const place = page_.bytes.get() + notice->slot * kMessageBytesMax;
       messages.push_back(
@@ -131,7 +131,7 @@ bool ServedRail::Answer(const AnswerNotice& answer) {
   request.send_flags = IBV_SEND_SIGNALED;
   request.imm_data = Encode(answer);
   ibv_send_wr* bad = nullptr;
-  return device()->verbs().PostSend(&pairs_.of(Lane::kShort), &request, &bad) == 0;
+  return device()->verbs().PostSend(&pairs_[kShortPair], &request, &bad) == 0;
 }
 
 }  // namespace mooncake::rdma

@@ -65,7 +65,7 @@ class Mailbox : public testing::Test {
   }
   void Post(ibv_send_wr& request) {
     ibv_send_wr* bad = nullptr;
-    ASSERT_EQ(verbs_->PostSend(&pairs_->of(Lane::kShort), &request, &bad), 0);
+    ASSERT_EQ(verbs_->PostSend(&(*pairs_)[kShortPair], &request, &bad), 0);
     ASSERT_TRUE(Becomes([this] { return verbs_->Waiting() == 0; }, 2s));
   }
   void Send(const std::string& message, Outbox::Answered answered = [](bool) {}) {
@@ -121,7 +121,7 @@ TEST_F(Mailbox, CarriesMessagesAndTheirAnswers) {
       ASSERT_TRUE(outbox_.Answer(*immediate));
       EXPECT_FALSE(outbox_.Answer(*immediate));  // it answers nothing any more
       EXPECT_EQ(answers.back(), i % 2 == 0);
-      ASSERT_TRUE(Succeeds(device_->PostReceives(pairs_->of(Lane::kShort), 1)));
+      ASSERT_TRUE(Succeeds(device_->PostReceives((*pairs_)[kShortPair], 1)));
     }
     EXPECT_FALSE(outbox_.is_waiting());
   }

@@ -17,12 +17,13 @@ unsigned FlagsFor(const Request& request, std::uint32_t inline_bytes_max) {
   return fits ? static_cast<unsigned>(IBV_SEND_INLINE) : 0U;
 }
 
-// A completion says which request of which lane has ended.
-constexpr std::uint64_t IdOf(Lane lane, std::uint64_t number) noexcept {
-  return number * kLanes.size() + static_cast<std::uint64_t>(lane);
+// A completion says which request of which queue pair has ended.
+constexpr std::uint64_t kIdStep = std::bit_ceil(kPairsOfRail);
+constexpr std::uint64_t IdOf(std::size_t pair, std::uint64_t number) noexcept {
+  return number * kIdStep + pair;
 }
-constexpr Lane LaneOf(std::uint64_t id) noexcept { return kLanes[id % kLanes.size()]; }
-constexpr std::uint64_t NumberOf(std::uint64_t id) noexcept { return id / kLanes.size(); }
+constexpr std::size_t PairOf(std::uint64_t id) noexcept { return id % kIdStep; }
+constexpr std::uint64_t NumberOf(std::uint64_t id) noexcept { return id / kIdStep; }
 
 }  // namespace
 
@@ -34,19 +35,19 @@ Instant Rail::oldest() const noexcept {
   return when;
 }
 
-[[gnu::always_inline]] inline int Rail::PostSend(Lane lane, ibv_send_wr& request,
+[[gnu::always_inline]] inline int Rail::PostSend(std::size_t pair, ibv_send_wr& request,
                                                  ibv_send_wr*& bad) {
-  return device().verbs().PostSend(&pairs_.of(lane), &request, &bad);
+  return device().verbs().PostSend(&pairs_[pair], &request, &bad);
 }
 
-[[gnu::always_inline]] inline void Rail::Enqueue(Lane lane, Direction direction, Request& request,
-                                                 ibv_send_wr* following) {
+[[gnu::always_inline]] inline void Rail::Enqueue(std::size_t pair, Direction direction,
+                                                 Request& request, ibv_send_wr* following) {
   const bool writes = direction == Direction::kWrite;
-  SendQueue& queue = of(lane);
+  SendQueue& queue = queues_[pair];
   queue.bytes += request.piece.range.length_bytes;
   queue.At(queue.next).piece = request.piece;
   ibv_send_wr& work = request.work;
-  work.wr_id = IdOf(lane, queue.next++);
+  work.wr_id = IdOf(pair, queue.next++);
   work.next = following;
   work.sg_list = request.entries.data();
   work.opcode = writes ? IBV_WR_RDMA_WRITE : IBV_WR_RDMA_READ;
@@ -54,52 +55,54 @@ Instant Rail::oldest() const noexcept {
   if (following == nullptr) work.send_flags |= IBV_SEND_SIGNALED;
 }
 
-void Rail::TakeBack(Lane lane, const Request& request) noexcept {
-  of(lane).bytes -= request.piece.range.length_bytes;
-  of(lane).next -= 1;
+void Rail::TakeBack(std::size_t pair, const Request& request) noexcept {
+  queues_[pair].bytes -= request.piece.range.length_bytes;
+  queues_[pair].next -= 1;
 }
 
-Status Rail::Post(Lane lane, Direction direction, std::span<Request> chain, std::size_t& accepted) {
-  MC_ASSERT(!chain.empty() && chain.size() <= room(lane));
+Status Rail::Post(std::size_t pair, Direction direction, std::span<Request> chain,
+                  std::size_t& accepted) {
+  MC_ASSERT(!chain.empty() && chain.size() <= room(pair));
   for (std::size_t i = 0; i < chain.size(); ++i)
-    Enqueue(lane, direction, chain[i], i + 1 < chain.size() ? &chain[i + 1].work : nullptr);
+    Enqueue(pair, direction, chain[i], i + 1 < chain.size() ? &chain[i + 1].work : nullptr);
   ibv_send_wr* bad = nullptr;
-  const int failure = PostSend(lane, chain.front().work, bad);
+  const int failure = PostSend(pair, chain.front().work, bad);
   accepted = chain.size();
   if (failure == 0) return {};
   accepted = bad == nullptr ? 0 : NumberOf(bad->wr_id) - NumberOf(chain.front().work.wr_id);
-  for (const Request& request : chain.subspan(accepted)) TakeBack(lane, request);
+  for (const Request& request : chain.subspan(accepted)) TakeBack(pair, request);
   return Fail(ErrorId::kRdmaCall, fmt::format("ibv_post_send on {}", device().name()), failure);
 }
 
-[[gnu::hot]] bool Rail::PostOne(Lane lane, Direction direction, Request& request) {
-  Enqueue(lane, direction, request, nullptr);
+[[gnu::hot]] bool Rail::PostOne(Direction direction, Request& request) {
+  Enqueue(kShortPair, direction, request, nullptr);
   ibv_send_wr* bad = nullptr;
-  if (PostSend(lane, request.work, bad) == 0) return true;
-  TakeBack(lane, request);
+  if (PostSend(kShortPair, request.work, bad) == 0) return true;
+  TakeBack(kShortPair, request);
   return false;
 }
 
-void Rail::Stamp(Lane lane, std::size_t count, Instant when) noexcept {
-  SendQueue& queue = of(lane);
-  if (queues_[0].count() + queues_[1].count() == count) pace_.Begin(when);
+void Rail::Stamp(std::size_t pair, std::size_t count, Instant when) noexcept {
+  SendQueue& queue = queues_[pair];
+  std::size_t waiting = 0;
+  for (const SendQueue& one : queues_) waiting += one.count();
+  if (waiting == count) pace_.Begin(when);
   for (std::uint64_t number = queue.next - count; number < queue.next; ++number)
     queue.At(number).when = when;
 }
 
 Result<bool> Rail::Send(std::string_view message, Outbox::Answered answered, Instant now) {
-  constexpr Lane kLane = Lane::kShort;
-  if (room(kLane) == 0 || !outbox_.HasRoom()) return false;
+  if (room(kShortPair) == 0 || !outbox_.HasRoom()) return false;
   if (!outbox_.is_waiting()) silent_since_ = now;
-  SendQueue& queue = of(kLane);
+  SendQueue& queue = queues_[kShortPair];
   ibv_send_wr request;
   ibv_sge entry;
   outbox_.Put(message, std::move(answered), request, entry);
-  request.wr_id = IdOf(kLane, queue.next);
+  request.wr_id = IdOf(kShortPair, queue.next);
   request.send_flags = IBV_SEND_SIGNALED;
   if (message.size() <= device().inline_bytes_max()) request.send_flags |= IBV_SEND_INLINE;
   ibv_send_wr* bad = nullptr;
-  if (const int failure = PostSend(kLane, request, bad)) {
+  if (const int failure = PostSend(kShortPair, request, bad)) {
     outbox_.Undo();
     return Fail(ErrorId::kRdmaCall, fmt::format("ibv_post_send on {}", device().name()), failure);
   }
@@ -139,7 +142,7 @@ Result<bool> Rail::Send(std::string_view message, Outbox::Answered answered, Ins
         Receive(completion, clock, polled);
         continue;
       }
-      SendQueue& queue = of(LaneOf(completion.wr_id));
+      SendQueue& queue = queues_[PairOf(completion.wr_id)];
       const std::uint64_t number = NumberOf(completion.wr_id);
       if (completion.status == IBV_WC_SUCCESS) [[likely]] {
         Complete(queue, number, clock, polled);
@@ -160,17 +163,18 @@ void Rail::Receive(const ibv_wc& completion, Clock& clock, Polled& polled) {
     if (!polled.failed) polled.failed = completion.status;
     return;
   }
-  if (!outbox_.Answer(completion.imm_data) || !device().PostReceives(pairs_.of(Lane::kShort), 1))
+  if (!outbox_.Answer(completion.imm_data) || !device().PostReceives(pairs_[kShortPair], 1))
     polled.failed = IBV_WC_GENERAL_ERR;
   silent_since_ = clock.Now();
 }
 
 bool Rail::Carries(const Operation& operation) const noexcept {
-  const SendQueue& queue = of(operation.lane);
-  for (std::uint64_t number = queue.first; number < queue.next; ++number) {
-    if (queue.At(number).piece.operation == &operation) return true;
-  }
-  return false;
+  return std::any_of(queues_.begin(), queues_.end(), [&operation](const SendQueue& queue) {
+    for (std::uint64_t number = queue.first; number < queue.next; ++number) {
+      if (queue.At(number).piece.operation == &operation) return true;
+    }
+    return false;
+  });
 }
 
 void Rail::Arm() {

@@ -1,7 +1,8 @@
-// What joins a device here to a device of the peer: a queue pair for each lane, with the requests
-// that are posted on it.
+// What joins a device here to a device of the peer: its queue pairs, with the requests that
+// are posted on them.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <boost/container/small_vector.hpp>
@@ -52,26 +53,37 @@ class Rail {
         pairs_(std::move(pairs)),
         peer_device_(peer_device),
         depth_(device().queue_depth()),
-        queues_{SendQueue(depth_), SendQueue(depth_)},
+        queues_{SendQueue(depth_), SendQueue(depth_), SendQueue(depth_)},
         pace_(device().port().gigabits_per_second / 8, device().piece_bytes_max()) {}
 
   [[nodiscard]] std::uint64_t number() const noexcept { return number_; }
   [[nodiscard]] RdmaDevice& device() const noexcept { return *pairs_.device(); }
   [[nodiscard]] std::size_t peer_device() const noexcept { return peer_device_; }
-  [[nodiscard]] std::size_t room(Lane lane) const noexcept { return depth_ - of(lane).count(); }
+  /// The queue pair that the next requests of a lane go on.
+  [[nodiscard]] std::size_t PairFor(Lane lane) const noexcept {
+    if (lane == Lane::kShort) return kShortPair;
+    const auto [one, other] = kLongPairs;
+    return queues_[other].bytes < queues_[one].bytes ? other : one;
+  }
+  [[nodiscard]] std::size_t room(std::size_t pair) const noexcept {
+    return depth_ - queues_[pair].count();
+  }
   [[nodiscard]] bool is_idle() const noexcept {
-    return of(Lane::kShort).count() == 0 && of(Lane::kLong).count() == 0;
+    return std::all_of(queues_.begin(), queues_.end(),
+                       [](const SendQueue& queue) { return queue.count() == 0; });
   }
   /// Whether completions will come.
   [[nodiscard]] bool is_awaited() const noexcept { return !is_idle() || outbox_.is_waiting(); }
-  /// On both lanes.
   [[nodiscard]] std::uint64_t bytes_in_flight() const noexcept {
-    return of(Lane::kShort).bytes + of(Lane::kLong).bytes;
+    std::uint64_t bytes = 0;
+    for (const SendQueue& queue : queues_) bytes += queue.bytes;
+    return bytes;
   }
   [[nodiscard]] const LinkPace& pace() const noexcept { return pace_; }
-  /// Whether the queue has a place, and the link is not busy for long enough already.
+  /// Whether PairFor() has a place, and the link is not busy for long enough already.
   [[nodiscard]] bool HasRoom(Lane lane) const noexcept {
-    return room(lane) > 0 && of(lane).bytes < pace_.window_bytes();
+    const std::size_t pair = PairFor(lane);
+    return room(pair) > 0 && queues_[pair].bytes < pace_.window_bytes();
   }
   /// Since when the oldest request waits. Not idle.
   [[nodiscard]] Instant oldest() const noexcept;
@@ -83,13 +95,13 @@ class Rail {
 
   /// Posts a chain in order, one completion for all of it. Error: kRdmaCall, the rail is broken;
   /// requests from `accepted` on have not been posted. Then Stamp().
-  [[nodiscard]] Status Post(Lane lane, Direction direction, std::span<Request> chain,
+  [[nodiscard]] Status Post(std::size_t pair, Direction direction, std::span<Request> chain,
                             std::size_t& accepted);
-  /// A chain of one; false: it has not been posted, and a Post() would say why.
-  [[nodiscard]] bool PostOne(Lane lane, Direction direction, Request& request);
-  /// When the last `count` requests of the lane were posted. Before Poll(): looking at the clock
-  /// need not hold up the request.
-  void Stamp(Lane lane, std::size_t count, Instant when) noexcept;
+  /// A chain of one on kShortPair; false: it has not been posted, and a Post() would say why.
+  [[nodiscard]] bool PostOne(Direction direction, Request& request);
+  /// When the last `count` requests of the queue pair were posted. Before Poll(): looking at the
+  /// clock need not hold up the request.
+  void Stamp(std::size_t pair, std::size_t count, Instant when) noexcept;
   /// Posts a message of at most kMessageBytesMax bytes; false: there is no room for it, and
   /// `answered` is not called. Error as Post(): nobody is told.
   [[nodiscard]] Result<bool> Send(std::string_view message, Outbox::Answered answered, Instant now);
@@ -131,15 +143,9 @@ class Rail {
     std::uint64_t next = 0;   // and of the next one
     std::uint64_t bytes = 0;
   };
-  [[nodiscard]] SendQueue& of(Lane lane) noexcept {
-    return queues_[static_cast<std::size_t>(lane)];
-  }
-  [[nodiscard]] const SendQueue& of(Lane lane) const noexcept {
-    return queues_[static_cast<std::size_t>(lane)];
-  }
-  [[nodiscard]] int PostSend(Lane lane, ibv_send_wr& request, ibv_send_wr*& bad);
-  void Enqueue(Lane lane, Direction direction, Request& request, ibv_send_wr* following);
-  void TakeBack(Lane lane, const Request& request) noexcept;
+  [[nodiscard]] int PostSend(std::size_t pair, ibv_send_wr& request, ibv_send_wr*& bad);
+  void Enqueue(std::size_t pair, Direction direction, Request& request, ibv_send_wr* following);
+  void TakeBack(std::size_t pair, const Request& request) noexcept;
   void Complete(SendQueue& queue, std::uint64_t up_to, Clock& clock, Polled& polled);
   void Receive(const ibv_wc& completion, Clock& clock, Polled& polled);
 
@@ -150,7 +156,7 @@ class Rail {
   Instant silent_since_{};
   bool armed_ = false;
   const std::size_t depth_;  // of each queue
-  OfEachLane<SendQueue> queues_;
+  OfEachPair<SendQueue> queues_;
   LinkPace pace_;
 };
 

@@ -4,7 +4,7 @@ namespace mooncake::rdma {
 
 Result<RailPairs> RailPairs::Make(const std::shared_ptr<RdmaDevice>& device, std::uint64_t cookie) {
   RailPairs made(device);
-  MC_TRY(made.queue_, device->MakeCompletionQueue(cookie, kLanes.size()));
+  MC_TRY(made.queue_, device->MakeCompletionQueue(cookie, kPairsOfRail));
   for (RdmaDevice::Owned& pair : made.pairs_) {
     MC_TRY(pair, RdmaDevice::MakeQueuePair(device, made.queue_.get()));
   }
@@ -23,7 +23,7 @@ Status RailPairs::Connect(const RailEnds& here, const RailEnds& there,
                           const AddressPair& addresses) {
   for (std::size_t i = 0; i < pairs_.size(); ++i)
     MC_TRY_STATUS(device_->Connect(*pairs_[i].pair, here[i], there[i], addresses));
-  return device_->PostReceives(of(Lane::kShort), kReceivesMax);
+  return device_->PostReceives((*this)[kShortPair], kReceivesMax);
 }
 
 void RailPairs::Reset() noexcept {

@@ -1,5 +1,5 @@
 // The queue pairs of one end of a rail: short transfers and messages have one of their own, so that
-// they do not wait for what is posted of long ones.
+// they do not wait for what is posted of long ones, which share two.
 #pragma once
 
 #include <array>
@@ -8,7 +8,7 @@
 
 namespace mooncake::rdma {
 
-/// What a queue pair of a rail is for.
+/// What goes together over a rail.
 enum class Lane : std::uint8_t {
   kShort,  ///< Transfers of a few milliseconds at most, and messages.
   kLong,
@@ -18,9 +18,18 @@ inline constexpr std::array kLanes = {Lane::kShort, Lane::kLong};
 template <class T>
 using OfEachLane = std::array<T, kLanes.size()>;
 
-using RailEnds = OfEachLane<QueuePairEnd>;
+/// The queue pairs of a rail by their place. Two for long transfers: devices, and networks that
+/// spread connections over several ways, carry what is posted on one as a single stream.
+inline constexpr std::size_t kShortPair = 0;
+inline constexpr std::array<std::size_t, 2> kLongPairs = {1, 2};
+inline constexpr std::size_t kPairsOfRail = 1 + kLongPairs.size();
+/// Indexed by that place.
+template <class T>
+using OfEachPair = std::array<T, kPairsOfRail>;
 
-/// Both queue pairs of an end, which have one completion queue. One thread at a time.
+using RailEnds = OfEachPair<QueuePairEnd>;
+
+/// All queue pairs of an end, which have one completion queue. One thread at a time.
 class RailPairs {
  public:
   RailPairs(RailPairs&&) = default;
@@ -30,8 +39,8 @@ class RailPairs {
                                               std::uint64_t cookie);
   /// What the peer must know of them; the numbers of their first packets are drawn from `random`.
   [[nodiscard]] RailEnds Describe(Random& random) const;
-  /// Connects each with the peer's of the same lane; `here` is what the peer was told. Receives are
-  /// posted for messages. kRdmaCall.
+  /// Connects each with the peer's of the same place; `here` is what the peer was told. Receives
+  /// are posted for messages. kRdmaCall.
   [[nodiscard]] Status Connect(const RailEnds& here, const RailEnds& there,
                                const AddressPair& addresses);
   /// Ends them: when this returns, the device touches no memory for them any more.
@@ -39,16 +48,14 @@ class RailPairs {
 
   [[nodiscard]] const std::shared_ptr<RdmaDevice>& device() const noexcept { return device_; }
   [[nodiscard]] ibv_cq& queue() const noexcept { return *queue_; }
-  [[nodiscard]] ibv_qp& of(Lane lane) const noexcept {
-    return *pairs_[static_cast<std::size_t>(lane)].pair;
-  }
+  [[nodiscard]] ibv_qp& operator[](std::size_t place) const noexcept { return *pairs_[place].pair; }
 
  private:
   explicit RailPairs(std::shared_ptr<RdmaDevice> device) : device_(std::move(device)) {}
 
   std::shared_ptr<RdmaDevice> device_;
   CompletionQueue queue_;  // outlives the pairs
-  OfEachLane<RdmaDevice::Owned> pairs_;
+  OfEachPair<RdmaDevice::Owned> pairs_;
 };
 
 }  // namespace mooncake::rdma

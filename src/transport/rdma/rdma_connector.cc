@@ -232,8 +232,8 @@ Task<Status> RdmaConnector::ConnectOver(AttemptPtr attempt, std::size_t peer_dev
   co_return connected;
 }
 
-// A page of bytes that nobody can have sent before goes there over one queue pair and comes back
-// over the other.
+// A page of bytes that nobody can have sent before goes there over the first queue pair and comes
+// back in parts over the others.
 Task<Status> RdmaConnector::Prove(const Attempt& attempt, Proof& proof,
                                   const RdmaLink::Answer& answer) {
   const auto self = shared_from_this();
@@ -244,18 +244,22 @@ Task<Status> RdmaConnector::Prove(const Attempt& attempt, Proof& proof,
     const std::uint64_t nonce = world_.random.Next();
     std::memcpy(sent + at, &nonce, sizeof nonce);
   }
-  for (const bool writes : {true, false}) {
-    ibv_sge entry{reinterpret_cast<std::uint64_t>(writes ? sent : received), RailPage::kBytes,
-                  proof.pages.region->lkey};
+  for (std::size_t pair = 0; pair < kPairsOfRail; ++pair) {
+    const bool writes = pair == 0;
+    constexpr std::size_t kPart = RailPage::kBytes / (kPairsOfRail - 1);
+    const std::size_t at = writes ? 0 : (pair - 1) * kPart;
+    ibv_sge entry{};
+    entry.addr = reinterpret_cast<std::uint64_t>((writes ? sent : received) + at);
+    entry.length = writes ? RailPage::kBytes : kPart;
+    entry.lkey = proof.pages.region->lkey;
     ibv_send_wr request{};
     request.sg_list = &entry;
     request.num_sge = 1;
     request.opcode = writes ? IBV_WR_RDMA_WRITE : IBV_WR_RDMA_READ;
     request.send_flags = IBV_SEND_SIGNALED;
-    request.wr.rdma.remote_addr = answer.page_address;
+    request.wr.rdma.remote_addr = answer.page_address + at;
     request.wr.rdma.rkey = answer.page_key;
-    auto carry =
-        CarryProof(attempt, *proof.pairs, writes ? Lane::kLong : Lane::kShort, request, deadline);
+    auto carry = CarryProof(attempt, *proof.pairs, pair, request, deadline);
     const Status carried = co_await std::move(carry);
     if (!carried) co_return carried;
   }
@@ -265,13 +269,13 @@ Task<Status> RdmaConnector::Prove(const Attempt& attempt, Proof& proof,
 }
 
 // Posts it, and waits for its end.
-Task<Status> RdmaConnector::CarryProof(const Attempt& attempt, RailPairs& pairs, Lane lane,
+Task<Status> RdmaConnector::CarryProof(const Attempt& attempt, RailPairs& pairs, std::size_t pair,
                                        ibv_send_wr& request, Instant deadline) {
   const auto self = shared_from_this();
   RdmaDevice& device = *pairs.device();
   Verbs& verbs = device.verbs();
   ibv_send_wr* bad = nullptr;
-  if (const int failure = verbs.PostSend(&pairs.of(lane), &request, &bad))
+  if (const int failure = verbs.PostSend(&pairs[pair], &request, &bad))
     co_return Fail(ErrorId::kRdmaCall, "ibv_post_send on " + device.name(), failure);
   for (;;) {
     ibv_wc completion{};

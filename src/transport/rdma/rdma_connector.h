@@ -48,7 +48,7 @@ class RdmaConnector : public std::enable_shared_from_this<RdmaConnector> {
                                          AddressPair addresses);
   [[nodiscard]] Task<Status> Prove(const Attempt& attempt, Proof& proof,
                                    const RdmaLink::Answer& answer);
-  [[nodiscard]] Task<Status> CarryProof(const Attempt& attempt, RailPairs& pairs, Lane lane,
+  [[nodiscard]] Task<Status> CarryProof(const Attempt& attempt, RailPairs& pairs, std::size_t pair,
                                         ibv_send_wr& request, Instant deadline);
   void GiveUp(Attempt& attempt);
 

@@ -89,7 +89,7 @@ Result<QueuePairEnd> FromProto(const pb::RdmaEnd& proto) {
 Result<RailEnds> FromProto(const google::protobuf::RepeatedPtrField<pb::RdmaEnd>& proto) {
   RailEnds ends;
   if (static_cast<std::size_t>(proto.size()) != ends.size())
-    return Bad("a rail has two queue pairs");
+    return Bad("a rail has three queue pairs");
   for (std::size_t i = 0; i < ends.size(); ++i) {
     MC_TRY(ends[i], FromProto(proto[static_cast<int>(i)]));
   }

@@ -10,8 +10,8 @@ namespace mooncake {
 
 struct RdmaOptions {
   std::uint32_t queue_depth = 128;  ///< Requests posted and unfinished on one queue pair.
-  /// On one device: two for each peer, and two more where it has connected as well.
-  std::uint32_t queue_pairs_max = 2048;
+  /// On one device: three for each peer, and three more where it has connected as well.
+  std::uint32_t queue_pairs_max = 3072;
   /// Longest request; at least 4 KiB. Slower links are given shorter ones, and devices no longer
   /// ones than they take.
   std::uint64_t piece_bytes_max = 8 << 20;

@@ -375,6 +375,9 @@ void RdmaPath::Start(const Transfer& transfer, std::function<void(Status)> done)
   Begin(operation, world_.clock.Now(), lock);
   LeaveAll(*operation, lock);
   operation->done = std::move(done);
+  Progress(lock);
+  ReportIfEnded(*operation, lock);
+  if (operation->ended) return;
   if (transfer.deadline != kNever) {
     operation->timer = world_.clock.MakeTimer(world_.data);
     operation->timer->At(transfer.deadline,
@@ -392,9 +395,6 @@ void RdmaPath::Start(const Transfer& transfer, std::function<void(Status)> done)
                            });
                          });
   }
-  Progress(lock);
-  ReportIfEnded(*operation, lock);
-  if (operation->ended) return;
   LeaveToEvents(lock);
   Watch();
 }

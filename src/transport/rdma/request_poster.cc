@@ -6,12 +6,12 @@ namespace mooncake::rdma {
 
 // Much at a time while much is left of it. Several rails shall end together: each takes half of its
 // share, then half of what is left of that.
-std::uint64_t RequestPoster::PieceBytesFor(const Operation& operation, const Rail& rail) {
+std::uint64_t RequestPoster::ChainBytesFor(const Operation& operation, const Rail& rail) {
   const LinkPace& pace = rail.pace();
   const std::uint64_t left = operation.left.back().length_bytes;
   if (left <= pace.piece_bytes()) return pace.piece_bytes();
   const std::uint64_t share = rails_.size() == 1 ? left : left / (2 * rails_.size());
-  return pace.PieceBytesFor(share, rail.bytes_in_flight(),
+  return pace.ChainBytesFor(share, rail.bytes_in_flight(),
                             operation.transfer->deadline - turn_.Now());
 }
 
@@ -19,13 +19,13 @@ std::uint64_t RequestPoster::PieceBytesFor(const Operation& operation, const Rai
 std::size_t RequestPoster::Cut(Operation& operation, const Rail& rail) {
   std::size_t count = 0;
   std::uint64_t bytes = 0;
-  const std::uint64_t bytes_max = PieceBytesFor(operation, rail);
-  const RequestLimits limits{rail.device().rank(), rail.peer_device(), rail.device().entries_max(),
-                             bytes_max};
-  const std::size_t most = std::min(kChainMax, rail.room(operation.lane));
+  const std::uint64_t bytes_max = ChainBytesFor(operation, rail);
+  RequestLimits limits{rail.device().rank(), rail.peer_device(), rail.device().entries_max()};
+  const std::size_t most = std::min(kChainMax, rail.room(rail.PairFor(operation.lane)));
   while (count < most && bytes < bytes_max && !operation.left.empty()) {
     Range rest = operation.left.back();
     Request& request = chain_[count];
+    limits.length_bytes_max = std::min(rail.pace().piece_bytes_max(), bytes_max - bytes);
     if (!CutRequest(regions_, *operation.transfer, limits, operation.regions, rest, request)) break;
     request.piece.operation = &operation;
     bytes += request.piece.range.length_bytes;
@@ -64,9 +64,10 @@ RequestPoster::Outcome RequestPoster::PostChain(Operation& operation, std::size_
                                                 std::size_t count) {
   Rail& rail = rails_[place];
   std::size_t accepted = 0;
-  const Status posted = rail.Post(operation.lane, operation.transfer->direction,
-                                  std::span(chain_).first(count), accepted);
-  rail.Stamp(operation.lane, accepted, turn_.Now());
+  const std::size_t pair = rail.PairFor(operation.lane);
+  const Status posted =
+      rail.Post(pair, operation.transfer->direction, std::span(chain_).first(count), accepted);
+  rail.Stamp(pair, accepted, turn_.Now());
   operation.pieces += accepted;
   if (posted) return Outcome::kPosted;
   for (std::size_t i = count; i-- > accepted;) operation.left.push_back(chain_[i].piece.range);
@@ -86,7 +87,7 @@ RequestPoster::Outcome RequestPoster::PostChain(Operation& operation, std::size_
   Request& request = chain_.front();
   if (!whole_.Cut(regions_, transfer, limits, request)) return false;
   request.piece.operation = &operation;
-  if (!rail.PostOne(Lane::kShort, transfer.direction, request)) return false;
+  if (!rail.PostOne(transfer.direction, request)) return false;
   operation.pieces = 1;
   whole_rail_ = &rail;
   return true;

@@ -35,12 +35,12 @@ class RequestPoster {
   /// refused it, and nothing was done.
   [[nodiscard]] bool PostWhole(Operation& operation);
   /// When that was posted: looking at the clock need not hold it up.
-  void StampWhole(Instant when) noexcept { whole_rail_->Stamp(Lane::kShort, 1, when); }
+  void StampWhole(Instant when) noexcept { whole_rail_->Stamp(kShortPair, 1, when); }
 
  private:
   [[nodiscard]] std::optional<std::size_t> Choose(Operation& operation, const Slice& slice,
                                                   std::uint64_t offset) const;
-  [[nodiscard]] std::uint64_t PieceBytesFor(const Operation& operation, const Rail& rail);
+  [[nodiscard]] std::uint64_t ChainBytesFor(const Operation& operation, const Rail& rail);
   [[nodiscard]] std::size_t Cut(Operation& operation, const Rail& rail);
   [[nodiscard]] Outcome PostChain(Operation& operation, std::size_t place, std::size_t count);
 
