@@ -245,9 +245,9 @@ Task<Status> RdmaConnector::Prove(const Attempt& attempt, Proof& proof,
     std::memcpy(sent + at, &nonce, sizeof nonce);
   }
   for (std::size_t pair = 0; pair < kPairsOfRail; ++pair) {
-    const bool writes = pair == 0;
-    constexpr std::size_t kPart = RailPage::kBytes / (kPairsOfRail - 1);
-    const std::size_t at = writes ? 0 : (pair - 1) * kPart;
+    const bool writes = pair == kShortPair;
+    constexpr std::size_t kPart = RailPage::kBytes / kLongPairs.size();
+    const std::size_t at = writes ? 0 : (pair - kLongPairs.front()) * kPart;
     ibv_sge entry{};
     entry.addr = reinterpret_cast<std::uint64_t>((writes ? sent : received) + at);
     entry.length = writes ? RailPage::kBytes : kPart;

@@ -25,7 +25,9 @@ std::size_t RequestPoster::Cut(Operation& operation, const Rail& rail) {
   while (count < most && bytes < bytes_max && !operation.left.empty()) {
     Range rest = operation.left.back();
     Request& request = chain_[count];
-    limits.length_bytes_max = std::min(rail.pace().piece_bytes_max(), bytes_max - bytes);
+    // No short rest at its end, for which a range would be cut.
+    limits.length_bytes_max =
+        std::clamp(bytes_max - bytes, rail.pace().piece_bytes(), rail.pace().piece_bytes_max());
     if (!CutRequest(regions_, *operation.transfer, limits, operation.regions, rest, request)) break;
     request.piece.operation = &operation;
     bytes += request.piece.range.length_bytes;
