@@ -18,6 +18,7 @@ constexpr double kLongWindowNanoseconds = 16e6;
 constexpr std::uint64_t kWindowBytesMin = 4 << 20;
 constexpr std::uint64_t kLongWindowBytesMax = 16 << 20;
 constexpr double kNewShare = 0.2;
+constexpr double kCarriedShareMin = 0.25;  // a real device: a thousandth, now and then a pause
 
 constexpr std::uint64_t RoundDown(std::uint64_t bytes) noexcept {
   return bytes / kPieceBytesMin * kPieceBytesMin;
@@ -38,6 +39,15 @@ void LinkPace::Measure(Instant now) noexcept {
   Fit();
   Begin(now);
 }
+
+void LinkPace::NotePosting(std::uint64_t bytes, Duration took) noexcept {
+  if (bytes < kTellingBytes) return;
+  const double share =
+      static_cast<double>(took.count()) * bytes_per_nanosecond_ / static_cast<double>(bytes);
+  posting_share_ += kNewShare * (std::min(share, 1.0) - posting_share_);
+}
+
+bool LinkPace::is_carried_by_poster() const noexcept { return posting_share_ >= kCarriedShareMin; }
 
 void LinkPace::Fit() noexcept {
   const auto fitted = [this](double nanoseconds, std::uint64_t most) {

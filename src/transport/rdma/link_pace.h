@@ -27,6 +27,12 @@ class LinkPace {
   /// All that has been counted had arrived by `now`.
   void Measure(Instant now) noexcept;
 
+  /// Posting so many bytes took the thread that did it so long. Of those that say something.
+  void NotePosting(std::uint64_t bytes, Duration took) noexcept;
+  /// Whether it is the thread that posts which carries requests out, as soft-RoCE has it, more than
+  /// a link.
+  [[nodiscard]] bool is_carried_by_poster() const noexcept;
+
   [[nodiscard]] double bytes_per_nanosecond() const noexcept { return bytes_per_nanosecond_; }
   /// How long a piece may be where others are to end with it.
   [[nodiscard]] std::uint64_t piece_bytes() const noexcept { return piece_bytes_; }
@@ -47,6 +53,7 @@ class LinkPace {
 
   const std::uint64_t piece_bytes_max_;
   double bytes_per_nanosecond_;
+  double posting_share_ = 0;  // of the time that the link takes
   std::uint64_t piece_bytes_ = 0;
   std::uint64_t chain_bytes_max_ = 0;
   std::uint64_t window_bytes_ = 0;

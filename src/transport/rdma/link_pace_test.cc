@@ -55,5 +55,18 @@ TEST(LinkPace, LearnsFromLongBurstsOnly) {
   EXPECT_NEAR(pace.bytes_per_nanosecond(), 1.05, 0.01);
 }
 
+TEST(LinkPace, SeesWhereTheThreadThatPostsDoesTheWork) {
+  LinkPace pace(0.1, kPieceMax);
+  EXPECT_FALSE(pace.is_carried_by_poster());
+  pace.NotePosting(kMi, 10ms);  // as long as the link takes; but it may have been interrupted
+  EXPECT_FALSE(pace.is_carried_by_poster());
+  pace.NotePosting(64 << 10, 10ms);  // too short to say anything
+  EXPECT_FALSE(pace.is_carried_by_poster());
+  for (int i = 0; i < 4; ++i) pace.NotePosting(kMi, 5ms);
+  EXPECT_TRUE(pace.is_carried_by_poster());
+  for (int i = 0; i < 4; ++i) pace.NotePosting(kMi, 10us);
+  EXPECT_FALSE(pace.is_carried_by_poster());
+}
+
 }  // namespace
 }  // namespace mooncake::rdma

@@ -102,6 +102,8 @@ class Rail {
   /// When the last `count` requests of the queue pair were posted. Before Poll(): looking at the
   /// clock need not hold up the request.
   void Stamp(std::size_t pair, std::size_t count, Instant when) noexcept;
+  /// As LinkPace::NotePosting().
+  void NotePosting(std::uint64_t bytes, Duration took) noexcept { pace_.NotePosting(bytes, took); }
   /// Posts a message of at most kMessageBytesMax bytes; false: there is no room for it, and
   /// `answered` is not called. Error as Post(): nobody is told.
   [[nodiscard]] Result<bool> Send(std::string_view message, Outbox::Answered answered, Instant now);

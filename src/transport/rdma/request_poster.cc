@@ -5,12 +5,14 @@
 namespace mooncake::rdma {
 
 // Much at a time while much is left of it. Several rails shall end together: each takes half of its
-// share, then half of what is left of that.
+// share, then half of what is left of that. But not where the thread that posts does the work: the
+// more it is given at once, the more of it does the kernel on another processor.
 std::uint64_t RequestPoster::ChainBytesFor(const Operation& operation, const Rail& rail) {
   const LinkPace& pace = rail.pace();
   const std::uint64_t left = operation.left.back().length_bytes;
   if (left <= pace.piece_bytes()) return pace.piece_bytes();
-  const std::uint64_t share = rails_.size() == 1 ? left : left / (2 * rails_.size());
+  const bool is_shared = rails_.size() > 1 && !pace.is_carried_by_poster();
+  const std::uint64_t share = is_shared ? left / (2 * rails_.size()) : left;
   return pace.ChainBytesFor(share, rail.bytes_in_flight(),
                             operation.transfer->deadline - turn_.Now());
 }
@@ -67,9 +69,13 @@ RequestPoster::Outcome RequestPoster::PostChain(Operation& operation, std::size_
   Rail& rail = rails_[place];
   std::size_t accepted = 0;
   const std::size_t pair = rail.PairFor(operation.lane);
+  const bool is_measured = rails_.size() > 1 && operation.lane == Lane::kLong;
+  const Instant begin = is_measured ? turn_.Look() : turn_.Now();
+  const std::uint64_t before = rail.bytes_in_flight();
   const Status posted =
       rail.Post(pair, operation.transfer->direction, std::span(chain_).first(count), accepted);
-  rail.Stamp(pair, accepted, turn_.Now());
+  rail.Stamp(pair, accepted, begin);
+  if (is_measured) rail.NotePosting(rail.bytes_in_flight() - before, turn_.Look() - begin);
   operation.pieces += accepted;
   if (posted) return Outcome::kPosted;
   for (std::size_t i = count; i-- > accepted;) operation.left.push_back(chain_[i].piece.range);

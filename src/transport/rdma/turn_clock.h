@@ -1,5 +1,5 @@
-// The time of one turn under a path's mutex: one look at the clock at most, and none where nobody
-// asks.
+// The time of one turn under a path's mutex: one look at the clock, and none where nobody asks, but
+// after what may have taken long.
 #pragma once
 
 #include "base/world.h"
@@ -17,6 +17,8 @@ class TurnClock {
     if (now_ == Instant{}) now_ = clock_.Now();
     return now_;
   }
+  /// Another look: something in this turn took its time.
+  Instant Look() { return now_ = clock_.Now(); }
 
  private:
   Clock& clock_;
