@@ -88,7 +88,8 @@ add_gtest_report() {
   if [ -f "$reports/$name.rc" ]; then
     [ "$f" -gt 0 ] || f=1
     tail -n 60 "$reports/$name.log"
-    # Which tests it was: a sanitizer's report may be longer than that.
+    # What was expected and which tests it was: what was logged after it may be longer than that.
+    { grep -aA 8 ': Failure$' "$reports/$name.log" || true; } | head -n 60
     { grep -aoE '^\[  FAILED  \] [^ ,]+|\w+_Test::TestBody' "$reports/$name.log" || true; } | sort -u | head -n 20
   fi
   grep -h '^\(.*\)Skipped$\|SKIPPED' -A1 "$reports/$name.log" | head -n 20 || true

@@ -46,8 +46,8 @@ class Memory {
                                                                         : PROT_READ | PROT_WRITE)),
         bytes_(Map(PROT_READ | PROT_WRITE)) {}
   ~Memory() {
-    ::munmap(seen_, WholePages(length_));
-    ::munmap(bytes_, WholePages(length_));
+    ::munmap(seen_, MappedBytes());
+    ::munmap(bytes_, MappedBytes());
   }
   Memory(const Memory&) = delete;
   Memory& operator=(const Memory&) = delete;
@@ -65,8 +65,10 @@ class Memory {
   }
 
  private:
+  // With a page behind the file's end: no other memory begins where this one ends.
+  [[nodiscard]] std::size_t MappedBytes() const { return WholePages(length_) + kPageBytes; }
   [[nodiscard]] std::byte* Map(int protection) const {
-    void* const at = ::mmap(nullptr, WholePages(length_), protection, MAP_SHARED, file_.get(), 0);
+    void* const at = ::mmap(nullptr, MappedBytes(), protection, MAP_SHARED, file_.get(), 0);
     MC_ASSERT(at != MAP_FAILED);
     return static_cast<std::byte*>(at);
   }
