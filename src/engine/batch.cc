@@ -104,7 +104,10 @@ void BatchImpl::Finish(Status outcome) {
     calls.swap(on_done_);
     ended_.notify_all();
   }
-  for (const auto& call : calls) call(*outcome_);
+  if (calls.empty()) return;
+  Post(world_.control, [self = shared_from_this(), calls = std::move(calls)] {
+    for (const auto& call : calls) call(*self->outcome_);
+  });
 }
 
 }  // namespace mooncake

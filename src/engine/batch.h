@@ -39,11 +39,11 @@ class BatchImpl final : public Batch, public std::enable_shared_from_this<BatchI
   std::string transport() const override;
 
   // ---- for the engine ----
-  void Finish(Status outcome);  ///< Once. Control loop.
+  void Finish(Status outcome);  ///< Once. Any thread.
   void SetTransport(std::string_view name);
   [[nodiscard]] bool is_cancelled() const noexcept { return cancelled_; }
-  /// What Cancel() calls from now on; at once, if that has come before. Null: nothing. Control
-  /// loop.
+  /// What Cancel() calls from now on; at once, if that has come before. Null: nothing. On the
+  /// control loop, or before anybody else has the batch.
   void OnCancel(std::function<void()> call);
   [[nodiscard]] const std::shared_ptr<PeerImpl>& peer() const noexcept { return peer_; }
   [[nodiscard]] Direction direction() const noexcept { return direction_; }

@@ -34,6 +34,16 @@ bool MayHeal(const Error& error) {
          error.id == ErrorId::kChecksum;
 }
 
+// A batch that goes over one path as it is. Until its outcome is there.
+struct DirectBatch {
+  explicit DirectBatch(const RegionTable& regions) : pins(regions) {}
+  std::shared_ptr<BatchImpl> batch;
+  std::optional<LocalPins> pins;
+  Transfer transfer;
+  PathChoice choice;
+  Instant begin{};
+};
+
 }  // namespace
 
 class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
@@ -269,35 +279,102 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
     auto batch =
         std::make_shared<BatchImpl>(world, std::static_pointer_cast<PeerImpl>(peer), direction,
                                     std::move(copies), std::move(batch_options));
-    Post(world.control, [self = shared_from_this(), batch] {
-      self->active += 1;
-      Spawn(self->world.control,
-            [](std::shared_ptr<Impl> me, std::shared_ptr<BatchImpl> b) -> Task<void> {
-              Status outcome = co_await me->Drive(b);
-              b->Finish(std::move(outcome));
-              me->Leave();
-            }(self, batch));
-    });
+    active += 1;
+    if (closed || !StartDirectly(batch)) StartDriving(batch, nullptr);
     return batch;
   }
 
-  // A batch or a notification: Close() waits for the last one.
+  // Where a path is ready the control loop has nothing to do: two threads less are woken. False:
+  // nothing was done.
+  bool StartDirectly(const std::shared_ptr<BatchImpl>& batch) {
+    PeerImpl& peer = *batch->peer();
+    const KnownRegions& known = *peer.regions();
+    std::vector<Copy>& copies = batch->copies();
+    if (batch->options().notify || !peer.is_connected() || copies.empty()) return false;
+    auto direct = std::make_shared<DirectBatch>(*memory->regions());
+    if (!direct->pins->Hold(copies)) return false;
+    direct->batch = batch;
+    Transfer& transfer = direct->transfer = batch->MakeTransfer(copies);
+    if (!known.KnowsAll(copies) || (transfer.region_count > 1 && !AreAlike(known, copies)))
+      return false;
+    if (transfer.region_count == 1) transfer.region = known.Find(copies.front().region);
+    transfer.on_gpu = direct->pins->on_gpu() || known.AnyOnGpu(copies);
+    direct->choice = peer.Choose(transfer);
+    const std::shared_ptr<Path>& path = direct->choice.path;
+    if (!path || !path->IsPrepared(transfer)) return false;
+    direct->begin = world.clock.Now();
+    const auto self = shared_from_this();
+    if (path->is_synchronous()) {
+      copiers->Add([self, direct] {
+        self->Conclude(direct, self->Run(*direct->batch->peer(), direct->choice, direct->transfer));
+      });
+      return true;
+    }
+    batch->OnCancel([loop = world.data, weak = std::weak_ptr<Path>(path)] {
+      Post(loop, [weak] {
+        if (const auto to = weak.lock()) to->EndCancelled();
+      });
+    });
+    Post(world.data, [self, direct] {
+      direct->choice.path->Start(direct->transfer, [self, direct](Status status) {
+        self->Account(*direct->batch->peer(), direct->choice, direct->transfer, direct->begin,
+                      status);
+        self->Conclude(direct, std::move(status));
+      });
+    });
+    return true;
+  }
+
+  // What may heal is tried again, by all means. Any thread.
+  void Conclude(const std::shared_ptr<DirectBatch>& direct, Status status) {
+    if (!status && MayHeal(status.error())) return StartDriving(direct->batch, direct);
+    direct->pins.reset();
+    if (status) direct->batch->SetTransport(direct->choice.slot->transport->name());
+    direct->batch->Finish(std::move(status));
+    Leave();
+  }
+
+  // `before`, which may be null, holds its memory.
+  void StartDriving(std::shared_ptr<BatchImpl> batch, std::shared_ptr<DirectBatch> before) {
+    Post(world.control, [self = shared_from_this(), batch = std::move(batch),
+                         before = std::move(before)]() mutable {
+      Spawn(self->world.control,
+            [](std::shared_ptr<Impl> me, std::shared_ptr<BatchImpl> b,
+               std::shared_ptr<DirectBatch> held) -> Task<void> {
+              Status outcome = co_await me->Drive(b);
+              held = nullptr;
+              b->Finish(std::move(outcome));
+              me->Leave();
+            }(self, std::move(batch), std::move(before)));
+    });
+  }
+
+  // A batch or a notification: Close() waits for the last one. Any thread.
   void Leave() {
-    active -= 1;
-    if (active == 0) idle.Notify();
+    if (active.fetch_sub(1) > 1 || !closed) return;
+    Post(world.control, [self = shared_from_this()] { self->idle.Notify(); });
+  }
+
+  static bool IsMappable(const KnownRegions& known, const Copy& copy) {
+    const RegionInfo* const region = known.Find(copy.region);
+    return region != nullptr && region->mappable;
+  }
+  // Regions that can be mapped take another path than the rest.
+  static bool AreAlike(const KnownRegions& known, std::span<const Copy> copies) {
+    const bool mappable = IsMappable(known, copies.front());
+    return std::all_of(copies.begin(), copies.end(), [&known, mappable](const Copy& copy) {
+      return IsMappable(known, copy) == mappable;
+    });
   }
 
   Task<Status> Drive(std::shared_ptr<BatchImpl> batch) {
     LocalPins pins(*memory->regions());
     if (Status local = pins.Hold(batch->copies()); !local) co_return local;
-    // Mappable regions take another path than the rest: at most two groups.
     std::vector<Copy>& copies = batch->copies();
-    const auto& known = batch->peer()->regions();
+    const KnownRegions& known = *batch->peer()->regions();
     const auto split =
-        std::stable_partition(copies.begin(), copies.end(), [&known](const Copy& copy) {
-          const RegionInfo* const region = known->Find(copy.region);
-          return region != nullptr && region->mappable;
-        });
+        std::stable_partition(copies.begin(), copies.end(),
+                              [&known](const Copy& copy) { return IsMappable(known, copy); });
     const std::array<std::span<const Copy>, 2> groups = {
         std::span<const Copy>(copies.begin(), split), std::span<const Copy>(split, copies.end())};
     for (const std::span<const Copy> group : groups) {
@@ -473,7 +550,7 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
   NotificationSender notifier;
   NotificationBox notifications;
   std::atomic<bool> closed = false;
-  std::size_t active = 0;  // batches being driven, and notifications
+  std::atomic<std::size_t> active = 0;  // batches, and notifications
   Signal idle;
   std::shared_ptr<CopyWorkers> copiers;
   std::unique_ptr<Worker> worker;  // unmapping, which waits for copies in progress
