@@ -47,8 +47,9 @@ Status BatchImpl::Wait() {
   return *outcome_;
 }
 
+// Without the lock: whoever asks again and again would hold up what is to end it.
 std::optional<Status> BatchImpl::Poll() {
-  const std::lock_guard lock(mutex_);
+  if (!has_ended_.load(std::memory_order_acquire)) return std::nullopt;
   return outcome_;
 }
 
@@ -57,7 +58,6 @@ Task<Status> BatchImpl::Done() {
   const auto end = std::make_shared<OneShot<bool>>();
   OnDone([end](const Status&) { end->Set(true); });
   co_await end->Get();
-  const std::lock_guard lock(mutex_);
   co_return *outcome_;
 }
 
@@ -101,6 +101,7 @@ void BatchImpl::Finish(Status outcome) {
     const std::lock_guard lock(mutex_);
     MC_ASSERT(!outcome_);
     outcome_ = std::move(outcome);
+    has_ended_.store(true, std::memory_order_release);
     calls.swap(on_done_);
     ended_.notify_all();
   }

@@ -62,7 +62,8 @@ class BatchImpl final : public Batch, public std::enable_shared_from_this<BatchI
   std::function<void()> on_cancel_;  // control loop
   mutable std::mutex mutex_;
   std::condition_variable ended_;
-  std::optional<Status> outcome_;                            // guarded by mutex_
+  std::optional<Status> outcome_;                            // written once, under mutex_
+  std::atomic<bool> has_ended_ = false;                      // outcome_ is there, for good
   std::string transport_;                                    // guarded by mutex_
   std::vector<std::function<void(const Status&)>> on_done_;  // guarded by mutex_
 };
