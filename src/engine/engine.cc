@@ -290,7 +290,8 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
     PeerImpl& peer = *batch->peer();
     const KnownRegions& known = *peer.regions();
     std::vector<Copy>& copies = batch->copies();
-    if (batch->options().notify || !peer.is_connected() || copies.empty()) return false;
+    if (batch->options().notify || copies.empty()) return false;
+    if (!peer.is_connected() || peer.has_loose_ends()) return false;
     auto direct = std::make_shared<DirectBatch>(*memory->regions());
     if (!direct->pins->Hold(copies)) return false;
     direct->batch = batch;
@@ -303,6 +304,7 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
     const std::shared_ptr<Path>& path = direct->choice.path;
     if (!path || !path->IsPrepared(transfer)) return false;
     direct->begin = world.clock.Now();
+    if (direct->begin >= transfer.deadline) return false;
     const auto self = shared_from_this();
     if (path->is_synchronous()) {
       copiers->Add([self, direct] {
@@ -328,9 +330,9 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
   // What may heal is tried again, by all means. Any thread.
   void Conclude(const std::shared_ptr<DirectBatch>& direct, Status status) {
     if (!status && MayHeal(status.error())) return StartDriving(direct->batch, direct);
-    direct->pins.reset();
     if (status) direct->batch->SetTransport(direct->choice.slot->transport->name());
     direct->batch->Finish(std::move(status));
+    direct->pins.reset();  // whoever unregisters the memory then finds the batch at its end
     Leave();
   }
 
@@ -342,7 +344,7 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
             [](std::shared_ptr<Impl> me, std::shared_ptr<BatchImpl> b,
                std::shared_ptr<DirectBatch> held) -> Task<void> {
               Status outcome = co_await me->Drive(b);
-              held = nullptr;
+              if (held) held->pins.reset();
               b->Finish(std::move(outcome));
               me->Leave();
             }(self, std::move(batch), std::move(before)));

@@ -278,6 +278,18 @@ TEST_P(PathContract, ABatchIsWaitedForPolledAwaitedAndCalledBack) {
   });
 }
 
+TEST_P(PathContract, ABatchOfAReadyPathDoesNotWaitForTheControlLoop) {
+  const std::vector<Copy> copies = {{source_at_, region_.id, 5, 1 << 20}};
+  ASSERT_TRUE(Succeeds(Move(Direction::kWrite, copies)));  // and it is prepared
+  std::promise<void> let_go;
+  Post(world_.control, [held = let_go.get_future().share()] { held.wait(); });
+  const auto batch = a_->engine().Submit(peer_, Direction::kRead, copies, {.deadline = In(20s)});
+  const bool has_ended = Becomes([&batch] { return batch->Poll().has_value(); }, 5s);
+  let_go.set_value();
+  EXPECT_TRUE(has_ended);
+  EXPECT_TRUE(Succeeds(batch->Wait()));
+}
+
 TEST_P(PathContract, MemoryIsNotGivenBackWhileABatchUsesIt) {
   const Result<RegionInfo> source = a_->engine().regions()->FindBase(source_at_);
   ASSERT_TRUE(Succeeds(source));
