@@ -9,7 +9,7 @@ run_rdma() {
 # runs 15 to 35 times slower under emulation.
 rdma_tests=(
   "60 build/tests/engine_test Each/PathContract.*/rdma"
-  "90 tests/rdma/original_case_test.py"
+  "120 tests/rdma/original_case_test.py"
 )
 rdma_checks=(
   "240 tests/rdma/faults_test.py"

@@ -8,7 +8,7 @@ run_test() {
   export MOONCAKE="$PWD/build/bin/mooncake"
   count_unittest tests/integration/*_test.py tests/faults/*_test.py
   TEST_PYTHON=$(client_python) count_unittest tests/python/*_test.py
-  count_in_vm 150 "${rdma_tests[@]}"
+  count_in_vm 200 "${rdma_tests[@]}"
   unset MOONCAKE
   summary
 }
